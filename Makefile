@@ -1,0 +1,30 @@
+# `make repro` and `make test` are all it takes; each sets itself up first.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(BIN):$(PATH)
+
+.PHONY: repro test lint ui setup
+
+repro: $(READY) ## videos to report: everything that is not up to date
+	dvc repro
+
+test: $(READY) ## every test, the slow ones too
+	python -m pytest -q
+
+lint: $(READY) ## style, format, types
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: $(READY) ## the MLflow UI
+	python -m pipeline.ui
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""From clips to moments, and from latents back to clips."""

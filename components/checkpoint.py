@@ -1,0 +1,123 @@
+"""The state of a training, one folder, written whole or not at all; and finished weights, without any pickle."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from components.config import Config, parse, plain
+from components.errors import InputError
+
+STATE, FACTS = "state.pt", "facts.json"
+WEIGHTS, DESCRIPTION = "weights.safetensors", "config.json"  # of a folder of finished weights
+D = TypeVar("D", bound=Config)
+
+
+def save(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Writes tensors and plain values (`state`) and what they belong to (`facts`) aside, then renames the folder."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    torch.save(dict(state), aside / STATE)
+    content = {**facts, "sha256": sha256(aside / STATE)}
+    (aside / FACTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def load(folder: Path, expect: Mapping[str, Any]) -> dict[str, Any]:
+    """The state in this folder, on the CPU.
+
+    Raises InputError if it is torn, or belongs to something else: each fact in `expect` must be the one that was saved.
+    """
+    try:
+        facts = dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
+        written, actual = facts["sha256"], sha256(folder / STATE)
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InputError(f"the checkpoint {folder} is incomplete; delete it and start again") from None
+    if written != actual:
+        raise InputError(f"the checkpoint {folder} is damaged: its hash is {actual}, not {written}; delete it")
+    for key, value in expect.items():
+        if facts.get(key) != value:
+            raise InputError(
+                f"the checkpoint {folder} belongs to another run: its {key} is {facts.get(key)!r}, "
+                f"here it is {value!r}; delete it or restore the parameters that it was made with"
+            )
+    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+
+
+def describe(folder: Path, description: Config) -> None:
+    """Writes beside finished weights what they are."""
+    text = json.dumps(plain(description), indent=2, sort_keys=True)
+    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def description(folder: Path, schema: type[D]) -> D:
+    """What the weights in this folder are. Raises InputError if it is missing or of another version."""
+    path = folder / DESCRIPTION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run `dvc repro` to train what belongs there") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); train again what belongs there") from None
+    return parse(schema, content, where=str(path))
+
+
+def identity(folder: Path) -> str:
+    """What tells the weights in this folder from all others. Raises InputError if they are missing."""
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder / WEIGHTS} does not exist; run `dvc repro` to train what belongs there")
+    return sha256(folder / WEIGHTS)[:16]
+
+
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> str:
+    """Writes weights as safetensors, written aside and renamed; returns their sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in sorted(weights.items())}, aside)
+    digest = sha256(aside)
+    aside.rename(path)
+    return digest
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a safetensors file. Raises InputError if it is missing or damaged."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run the stage that makes it") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no readable weights file ({error}); delete it and make it again") from None
+
+
+def load_weights(path: Path, model: torch.nn.Module) -> None:
+    """Fills the model with the weights in this file.
+
+    Raises InputError if the file is missing, damaged, or of a model with other parts or sizes.
+    """
+    weights = read_weights(path)
+    own = model.state_dict()
+    for name in sorted(own.keys() ^ weights.keys()):
+        side = "lacks" if name in own else "has an unknown"
+        raise InputError(f"{path} {side} weight {name}: it belongs to another configuration; train again or restore it")
+    for name, tensor in weights.items():
+        if own[name].shape != tensor.shape:
+            raise InputError(
+                f"{path}: weight {name} is {tuple(tensor.shape)}, this configuration needs {tuple(own[name].shape)}; "
+                "train again or restore the configuration"
+            )
+    model.load_state_dict(weights)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Videos, clips and moments on disk, and the order in which they are read."""

@@ -1,0 +1,28 @@
+"""Which clips are scored: as many videos as possible, the same ones on every machine."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from components.errors import InputError
+from components.randomness import derive
+
+
+def evaluation_clips(names: Sequence[str], count: int) -> tuple[list[int], list[int]]:
+    """Indices of the clips to score, and of other clips of the same kind to compare them with.
+
+    `names` are `video@first_frame`. Videos come in an order drawn by a hash of their name; every video gives its first
+    clip before any gives its second. The other clips come from videos that the first set does not touch, at most
+    `count` of them. Raises InputError if there are fewer clips than asked for.
+    """
+    if count > len(names):
+        raise InputError(f"the protocol scores {count} clips, but the split has {len(names)}; lower protocol.clips")
+    clips: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        clips[name.rpartition("@")[0]].append(index)
+    order = sorted(clips, key=lambda video: derive("evaluation", video))
+    rounds = [(turn, place, video) for place, video in enumerate(order) for turn in range(len(clips[video]))]
+    chosen = [(video, clips[video][turn]) for turn, _, video in sorted(rounds)]
+    scored = [index for _, index in chosen[:count]]
+    touched = {video for video, _ in chosen[:count]}
+    others = [index for video, index in chosen[count:] if video not in touched]
+    return scored, others[:count]

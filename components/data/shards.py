@@ -1,0 +1,206 @@
+"""Rows of one tensor in a few files: written whole or not at all, listed with their sha256, read by memory map.
+
+A folder of shards holds `<split>-<index>.safetensors` files and `manifest.json`. The order of rows is that of the
+shards' indices; nothing in the folder depends on when, where or by how many workers it was written.
+"""
+
+import bisect
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, get_args
+
+import torch
+from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from components import config
+from components.config import Config
+from components.errors import InputError
+
+Split = Literal["train", "val", "test"]
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+MANIFEST: Final = "manifest.json"
+_TENSOR: Final = "rows"
+
+
+class Shard(Config):
+    """One file of rows, as the manifest lists it."""
+
+    split: Split
+    index: int
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(Config):
+    """What a folder of shards holds; its owner adds how it was made."""
+
+    shards: tuple[Shard, ...]
+    counts: dict[Split, int]  # rows of each split
+    files: dict[str, str]  # the other files that belong to the content, and their sha256
+
+    @property
+    def hash(self) -> str:
+        """Equal content, made alike: equal hash."""
+        return config.fingerprint(self)
+
+
+M = TypeVar("M", bound=Manifest)
+
+
+def write_rows(out: Path, split: Split, index: int, rows: Shaped[Tensor, "b ..."]) -> Shard:
+    """Write out/<split>-<index>.safetensors, whole or not at all, and describe it."""
+    path = out / f"{split}-{index:05d}.safetensors"
+    out.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    save_file({_TENSOR: rows.contiguous()}, aside)
+    os.replace(aside, path)
+    return Shard(
+        split=split,
+        index=index,
+        file=path.name,
+        rows=len(rows),
+        bytes=path.stat().st_size,
+        sha256=sha256(path),
+    )
+
+
+def write_text(path: Path, text: str) -> str:
+    """Write a text file, whole or not at all, and return its sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text, encoding="utf-8", newline="")
+    os.replace(aside, path)
+    return sha256(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> str:
+    """Write a JSON file, whole or not at all, and return its sha256."""
+    return write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ordered(shards: Iterable[Shard | None]) -> tuple[Shard, ...]:
+    """Shards by split and index, those without a file left out: the order in which their rows count."""
+    present = sorted((s for s in shards if s is not None), key=lambda shard: (SPLITS.index(shard.split), shard.index))
+    for one, other in itertools.pairwise(present):
+        if one.file == other.file:
+            raise ValueError(f"two reports tell of the same shard {one.file}")
+    return tuple(present)
+
+
+def counts(shards: Iterable[Shard]) -> dict[Split, int]:
+    """Rows of each split; a split without rows counts zero."""
+    shards = tuple(shards)
+    return {split: sum(shard.rows for shard in shards if shard.split == split) for split in SPLITS}
+
+
+def write_manifest(out: Path, manifest: Manifest) -> None:
+    """Write manifest.json, the last file of a folder: what has no manifest is not finished."""
+    write_json(out / MANIFEST, {"hash": manifest.hash, **config.plain(manifest)})
+
+
+def read_manifest(model: type[M], folder: Path) -> M:
+    """The manifest of a folder. Raises InputError if it is missing, damaged or of another kind."""
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stated = content.pop("hash")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} does not exist; name a finished folder or run the stage that makes it") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise InputError(f"{path} is damaged; make its folder again") from None
+    manifest = config.parse(model, content, where=str(path))
+    if manifest.hash != stated:
+        raise InputError(f"{path} does not match its own hash {stated}; it was changed by hand: make its folder again")
+    return manifest
+
+
+class Rows:
+    """The rows of one split, in the order of its shards.
+
+    Opening looks at names and sizes of the files, `verify` at every byte. It may be pickled, and read from several
+    threads.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, split: str, shape: Sequence[int], dtype: torch.dtype) -> None:
+        """`shape` is that of one row. Raises InputError: unknown or empty split, shard missing or cut short."""
+        if split not in SPLITS:
+            raise InputError(f"{folder} has no split {split!r}; choose one of {', '.join(SPLITS)}")
+        self._folder = folder
+        self._files = manifest.files
+        self._shards = tuple(shard for shard in manifest.shards if shard.split == split)
+        if not self._shards:
+            raise InputError(f"the split {split} of {folder} is empty; choose another split or give it videos")
+        self._starts = tuple(itertools.accumulate((shard.rows for shard in self._shards), initial=0))
+        self._shape = tuple(shape)
+        self._dtype = dtype
+        self._open: dict[str, Any] = {}
+        for shard in self._shards:
+            path = folder / shard.file
+            if not path.is_file():
+                raise InputError(f"{path} is missing; make its folder again")
+            if path.stat().st_size != shard.bytes:
+                raise InputError(f"{path} has {path.stat().st_size} bytes instead of {shard.bytes}; make it again")
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # a memory map belongs to its process
+
+    def locate(self, index: int) -> tuple[Shard, int]:
+        """The shard of a row, and its place in it. Raises IndexError."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        position = bisect.bisect_right(self._starts, index) - 1
+        return self._shards[position], index - self._starts[position]
+
+    def read(self, indices: Sequence[int]) -> Shaped[Tensor, "b ..."]:
+        """These rows, in this order. Raises InputError for a damaged shard, IndexError for a row that is not there."""
+        rows = torch.empty((len(indices), *self._shape), dtype=self._dtype)
+        places = sorted((*self._place(index), target) for target, index in enumerate(indices))
+        for file, group in itertools.groupby(places, key=lambda place: place[0]):
+            stored = self._map(file)
+            for _, row, target in group:
+                rows[target] = stored[row]
+        return rows
+
+    def verify(self) -> None:
+        """Read every byte. Raises InputError that names the first damaged file."""
+        for file, stated in (*self._files.items(), *((shard.file, shard.sha256) for shard in self._shards)):
+            path = self._folder / file
+            if not path.is_file():
+                raise InputError(f"{path} is missing; make its folder again")
+            if (found := sha256(path)) != stated:
+                raise InputError(f"{path} is damaged: its sha256 is {found} instead of {stated}; make its folder again")
+
+    def _place(self, index: int) -> tuple[str, int]:
+        shard, row = self.locate(int(index))
+        return shard.file, row
+
+    def _map(self, file: str) -> Any:
+        if file not in self._open:
+            path = self._folder / file
+            try:
+                stored = safe_open(path, framework="pt").get_slice(_TENSOR)
+                shape = tuple(stored.get_shape()[1:])
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{path} is damaged ({' '.join(str(error).split())}); make its folder again") from None
+            if shape != self._shape:
+                raise InputError(f"{path} holds rows of shape {shape} instead of {self._shape}; make its folder again")
+            self._open[file] = stored
+        return self._open[file]

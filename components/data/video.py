@@ -1,0 +1,262 @@
+"""Video files to clips and back: the only door to decord, to PyAV and to Pillow's GIF writer.
+
+decord reads. PyAV looks at the container first, because it tells a text file from a damaged video and a film from a
+sound recording, and it reads what decord cannot (AV1, GIF) or reads wrongly (MPEG transport streams). A file is read
+once, from its first frame to its last, and no reader outlives the call: one that crosses a fork hangs.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import av
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from components.errors import InputError
+
+Reader = Literal["decord", "av"]
+
+# endings, in lower case, of the files that are looked for in a folder of videos
+SUFFIXES: Final = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".3gp", ".gif"}
+)
+CHUNK_BYTES: Final = 32 * 2**20  # of decoded pictures held at a time
+CHUNK_FRAMES: Final = 64
+FOREIGN_FORMATS: Final = frozenset({"gif", "mpegts"})  # containers that decord refuses or reads wrongly
+FOREIGN_CODECS: Final = frozenset({"av1", "libdav1d", "libaom-av1"})
+TEXT_FORMATS: Final = frozenset({"tty"})  # FFmpeg draws text files as pictures
+LEAST_SHARE: Final = 0.9  # of the frames that a container promises; fewer, and the file has been cut off
+QUALITY: Final = "12"  # H.264's constant rate factor: 0 is lossless, 51 the worst
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A whole video file in memory, and what its container says of it."""
+
+    frames: UInt8[Tensor, "f c h w"]  # RGB
+    fps: float  # frames a second, on average; 0 where the file does not say
+    declared: int  # frames that the container announces; 0 where it does not say
+    duration: float  # seconds that the container announces; 0 where it does not say
+    repeated: float  # share of frames that equal the one before them bit for bit, as decoded
+    reader: Reader
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    fps: float
+    declared: int
+    duration: float
+    chunk: int  # frames to decode at a time
+    foreign: bool  # not for decord
+
+    @property
+    def promised(self) -> float:
+        """Frames to expect; an edit list may show fewer than the container holds."""
+        shown = self.duration * self.fps
+        return float(min(self.declared or shown, shown or self.declared))
+
+
+def read(path: Path, size: tuple[int, int]) -> Video:
+    """All frames of a video file, each resized and cropped to `size` (height, width) in pixels by `fit`.
+
+    Raises InputError for a file that is missing, empty, no video, sound only, damaged, cut off or without frames.
+    """
+    header = _probe(path)
+    fitted, repeats = [], 0
+    before: list[ndarray] = []
+    reader: Reader = "decord"
+    for name, chunk in _chunks(path, header):
+        reader = name
+        repeats += sum(np.array_equal(*pair) for pair in pairwise([*before, *chunk]))
+        before = [chunk[-1]]
+        fitted.append(fit(_tensor(chunk), size))
+    whole = torch.cat(fitted)
+    return Video(whole, header.fps, header.declared, header.duration, repeats / len(whole), reader)
+
+
+def frames(path: Path, size: tuple[int, int]) -> Iterator[UInt8[Tensor, "f c h w"]]:
+    """The frames that `read` gives, a few at a time, for videos too long to hold; raises as `read` does."""
+    for _, chunk in _chunks(path, _probe(path)):
+        yield fit(_tensor(chunk), size)
+
+
+def fit(clip: UInt8[Tensor, "f c h w"], size: tuple[int, int]) -> UInt8[Tensor, "f c ..."]:
+    """Frames scaled until they just cover `size` (height, width), antialiased bilinear, and cropped around the centre.
+
+    Frames of the right size stay as they are, bit for bit; a row or column too many, which is how `write` makes a size
+    even, is cut off.
+    """
+    height, width = clip.shape[-2:]
+    if not (0 <= height - size[0] <= 1 and 0 <= width - size[1] <= 1):
+        scale = max(size[0] / height, size[1] / width)
+        height, width = max(size[0], round(height * scale)), max(size[1], round(width * scale))
+        # in bytes, which is twelve times as fast as in floats and differs by one grey level at most
+        clip = functional.interpolate(clip, (height, width), mode="bilinear", antialias=True)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return clip[..., top : top + size[0], left : left + size[1]].contiguous()
+
+
+def write(path: Path, clip: UInt8[Tensor, "f c h w"], fps: int) -> None:
+    """An RGB clip as H.264 in an mp4 file that any browser plays; the same clip gives the same bytes.
+
+    H.264 halves the resolution of its colours, so an odd height or width gets its last row or column twice. The file is
+    written aside and renamed: it is whole or not there.
+    """
+    even = functional.pad(clip.float(), (0, clip.shape[3] % 2, 0, clip.shape[2] % 2), mode="replicate").to(torch.uint8)
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}  # bit-exact: no version of the muxer, no date
+    with _aside(path) as aside, av.open(str(aside), "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width = even.shape[-2:]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": QUALITY, "preset": "medium", "flags": "+bitexact"}
+        stream.codec_context.thread_count = 1  # the number of threads changes the bytes
+        for picture in even.permute(0, 2, 3, 1).contiguous().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_gif(path: Path, clip: UInt8[Tensor, "f c h w"], fps: int) -> None:
+    """An RGB clip as a GIF that loops for ever, one palette for all frames so that nothing still flickers.
+
+    GIF counts time in hundredths of a second, and equal neighbours become one longer frame.
+    """
+    pictures = [Image.fromarray(picture) for picture in clip.permute(0, 2, 3, 1).contiguous().numpy()]
+    film = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures]))
+    palette = film.quantize(256, dither=Image.Dither.NONE)
+    first, *rest = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    milliseconds = 10 * max(1, round(100 / fps))
+    with _aside(path) as aside:
+        first.save(aside, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """Another name to write under, which becomes `path` when all has gone well and disappears when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{os.getpid()}.part")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _probe(path: Path) -> _Header:
+    """What the container says; raises InputError for what is no video."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the path")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; name a video file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes); copy it again or remove it")
+    try:
+        with av.open(str(path)) as container:
+            streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+            if container.format.name in TEXT_FORMATS or not len(container.streams):
+                raise InputError(f"{path} is not a video; remove it")
+            if not streams:
+                raise InputError(f"{path} holds no pictures, only sound; remove it")
+            return _header(container, streams[0])
+    except PermissionError:
+        raise InputError(f"{path} may not be read; change its permissions") from None
+    except (av.FFmpegError, OSError, ValueError):
+        raise InputError(f"{path} {_unreadable(path)}") from None
+
+
+def _header(container: Any, stream: Any) -> _Header:
+    context = stream.codec_context
+    seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
+    foreign = container.format.name in FOREIGN_FORMATS or context.name in FOREIGN_CODECS
+    return _Header(
+        fps=float(stream.average_rate or stream.guessed_rate or 0),
+        declared=stream.frames,
+        duration=max(0.0, float(seconds)),
+        chunk=min(CHUNK_FRAMES, max(1, CHUNK_BYTES // max(1, context.height * context.width * 3))),
+        foreign=foreign,
+    )
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether a stream is the still picture that goes with a piece of music."""
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def _unreadable(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[4:8] == b"ftyp" or start[:4] == b"\x1aE\xdf\xa3" or (start[:4], start[8:]) == (b"RIFF", b"AVI "):
+        return "is a video that was cut off or damaged; copy it again or remove it"
+    return "is not a video; remove it"
+
+
+def _chunks(path: Path, header: _Header) -> Iterator[tuple[Reader, UInt8[ndarray, "f h w 3"]]]:
+    """All frames in order, a few at a time, with the name of their reader; raises InputError unless all are there."""
+    count = 0
+    for reader, chunk in _decoded(path, header):
+        count += len(chunk)
+        yield reader, chunk
+    if count == 0:
+        raise InputError(f"{path} has no frames; copy it again or remove it")
+    if count < LEAST_SHARE * header.promised - 1:
+        raise InputError(
+            f"{path} was cut off after {count} of {header.promised:.0f} frames; copy it again or remove it"
+        )
+
+
+def _decoded(path: Path, header: _Header) -> Iterator[tuple[Reader, UInt8[ndarray, "f h w 3"]]]:
+    damaged = InputError(f"{path} is damaged and cannot be decoded; copy it again or remove it")
+    started = False
+    if not header.foreign:
+        try:
+            for chunk in _by_decord(path, header.chunk):
+                started = True
+                yield "decord", chunk
+        except Exception:  # decord raises RuntimeError, IndexError and an error of its own, without system
+            if started:
+                raise damaged from None
+    if not started:
+        try:
+            for chunk in _by_av(path, header.chunk):
+                yield "av", chunk
+        except (av.FFmpegError, OSError, ValueError):
+            raise damaged from None
+
+
+def _by_decord(path: Path, size: int) -> Iterator[UInt8[ndarray, "f h w 3"]]:
+    with suppress(ImportError):  # no wheel for this system: PyAV reads everything
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        reader = decord.VideoReader(str(path), num_threads=1)
+        for start in range(0, len(reader), size):
+            yield reader.get_batch(range(start, min(start + size, len(reader)))).asnumpy()
+
+
+def _by_av(path: Path, size: int) -> Iterator[UInt8[ndarray, "f h w 3"]]:
+    with av.open(str(path)) as container:
+        stream = next(stream for stream in container.streams.video if not _is_cover(stream))
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"err_detect": "explode"}  # an error rather than a smeared picture
+        pictures: list[ndarray] = []
+        for frame in container.decode(stream):
+            picture = frame.to_ndarray(format="rgb24")
+            if pictures and (len(pictures) == size or pictures[0].shape != picture.shape):
+                yield np.stack(pictures)
+                pictures = []
+            pictures.append(picture)
+        if pictures:
+            yield np.stack(pictures)
+
+
+def _tensor(chunk: UInt8[ndarray, "f h w 3"]) -> UInt8[Tensor, "f 3 h w"]:
+    return torch.from_numpy(chunk).permute(0, 3, 1, 2)

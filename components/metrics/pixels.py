@@ -1,0 +1,50 @@
+"""Frame against frame: PSNR and SSIM."""
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from components.errors import InputError
+
+WINDOW = 11  # pixels
+SIGMA = 1.5  # pixels
+
+
+def psnr(x: UInt8[Tensor, "b f c h w"], y: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b"]:
+    """Peak signal-to-noise ratio of each clip in dB: 10 log10(255^2 / mean squared error over all its frames).
+
+    Higher is closer; infinite for equal clips only, because the frames of a clip share one error.
+    """
+    errors = torch.stack([(a.double() - b.double()).square().mean() for a, b in zip(x, y, strict=True)])
+    return (10 * torch.log10(255**2 / errors)).float()
+
+
+def ssim(x: UInt8[Tensor, "b f c h w"], y: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b"]:
+    """Structural similarity of each clip (Wang et al. 2004): mean over frames, channels and whole windows, 1 if equal.
+
+    Gaussian window of 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, peak 255, no padding, no downsampling.
+    Raises InputError for frames smaller than the window.
+    """
+    if min(x.shape[-2:]) < WINDOW:
+        raise InputError(f"SSIM needs frames of at least {WINDOW}x{WINDOW} pixels, not {x.shape[-2]}x{x.shape[-1]}")
+    return torch.stack([_similarity(a.double(), b.double()).mean() for a, b in zip(x, y, strict=True)]).float()
+
+
+def _similarity(x: Float[Tensor, "f c h w"], y: Float[Tensor, "f c h w"]) -> Float[Tensor, "f c _ _"]:
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_x, mean_y = _blur(x), _blur(y)
+    variances = _blur(x * x) - mean_x**2 + _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return luminance * (2 * covariance + c2) / (variances + c2)
+
+
+def _blur(x: Float[Tensor, "f c h w"]) -> Float[Tensor, "f c _ _"]:
+    """Weighted means over every whole window, one axis after the other."""
+    places = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
+    weights = torch.exp(-(places**2) / (2 * SIGMA**2))
+    weights /= weights.sum()
+    planes = x.flatten(0, 1).unsqueeze(1)
+    planes = functional.conv2d(functional.conv2d(planes, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+    return planes.squeeze(1).unflatten(0, x.shape[:2])

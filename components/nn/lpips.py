@@ -1,0 +1,124 @@
+"""LPIPS 0.1: how different two pictures look, by the features of a trunk trained on ImageNet (Zhang et al. 2018)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+
+from components.errors import InputError
+
+Net = Literal["vgg", "alex"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """Convolutions as (inputs, outputs, kernel, stride, padding), cut into stages, some with a max pool before."""
+
+    convolutions: tuple[tuple[int, int, int, int, int], ...]
+    stages: tuple[tuple[int, int], ...]  # of each stage: kernel of the pool before it (0 is none), last convolution + 1
+    smallest: int  # height and width in pixels below which the whole trunk has nothing left to look at
+
+
+def _vgg(*widths: int) -> tuple[tuple[int, int, int, int, int], ...]:
+    return tuple((before, after, 3, 1, 1) for before, after in zip((3, *widths), widths, strict=False))
+
+
+TRUNKS: Final[dict[Net, Trunk]] = {
+    "vgg": Trunk(
+        _vgg(64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512),
+        ((0, 2), (2, 4), (2, 7), (2, 10), (2, 13)),
+        smallest=16,
+    ),
+    "alex": Trunk(
+        ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1)),
+        ((0, 1), (3, 2), (3, 3), (0, 4), (0, 5)),
+        smallest=31,
+    ),
+}
+
+
+class LPIPS(nn.Module):
+    """A frozen judge: gradients reach the pictures and never the weights.
+
+    With fewer `stages` than five it is cheaper, looks at finer detail only, and is no longer the published number.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, net: Net, stages: int) -> None:
+        super().__init__()
+        trunk = TRUNKS[net]
+        self.smallest = trunk.smallest
+        self.stages = trunk.stages[:stages]
+        kept = trunk.convolutions[: self.stages[-1][1]]
+        self.convolutions = nn.ModuleList(nn.Conv2d(*numbers) for numbers in kept)
+        self.heads = nn.ParameterList(torch.zeros(kept[end - 1][1]) for _, end in self.stages)
+        # ImageNet's mean and standard deviation, for pictures in [-1, 1]
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path, net: Net, stages: int = 5) -> "LPIPS":
+        """The judge with the public weights of lpips.safetensors and the first `stages` of its trunk.
+
+        Raises InputError for a file without these weights, and for a net or a number of stages that does not exist.
+        """
+        if net not in TRUNKS or not 1 <= stages <= len(TRUNKS[net].stages):
+            raise InputError(
+                f"LPIPS with net {net!r} and {stages} stages does not exist; take vgg or alex and 1 to 5 stages"
+            )
+        network = cls(net, stages)
+        try:
+            with safe_open(path, framework="pt") as file:
+                network.load_state_dict({name: file.get_tensor(f"{net}.{name}") for name in network.state_dict()})
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist; run the stage that prepares the public weights") from None
+        except (SafetensorError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path} does not hold the weights of LPIPS ({reason}); prepare them again") from None
+        return network
+
+    def forward(self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
+        """Distance of each pair of RGB pictures in [-1, 1], float32, 0 for equal ones.
+
+        Sum over stages of the mean over places of w . (x' - y')^2, with features x', y' of unit length (eq. 1).
+        Raises InputError for pictures too small for the trunk.
+        """
+        if min(x.shape[-2:]) < self.smallest:
+            raise InputError(
+                f"LPIPS needs frames of at least {self.smallest}x{self.smallest} pixels for this net, "
+                f"not {x.shape[-2]}x{x.shape[-1]}; use larger frames or switch LPIPS off"
+            )
+        features = zip(self.heads, self._features(x), self._features(y), strict=True)
+        return torch.stack([self._stage(head, a, b) for head, a, b in features]).sum(dim=0)
+
+    def _features(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d _ _"]]:
+        x = (x - self.shift) / self.scale
+        features, start = [], 0
+        for pool, end in self.stages:
+            x = functional.max_pool2d(x, pool, stride=2) if pool else x
+            for convolution in self.convolutions[start:end]:
+                x = functional.relu(convolution(x))
+            features.append(x)
+            start = end
+        return features
+
+    @staticmethod
+    def _stage(
+        head: Float[Tensor, "d"], x: Float[Tensor, "b d h w"], y: Float[Tensor, "b d h w"]
+    ) -> Float[Tensor, "b"]:
+        with torch.autocast(x.device.type, enabled=False):  # differences of unit vectors need float32
+            difference = (_unit(x.float()) - _unit(y.float())).square()
+            return torch.einsum("bdhw,d->bhw", difference, head.float()).mean(dim=(1, 2))
+
+
+def _unit(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
+    # vector_norm rather than the root of a sum of squares: its gradient at zero is zero, not NaN
+    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)

@@ -1,0 +1,1 @@
+"""From scores and samples to tables, pictures and the page that a person reads."""

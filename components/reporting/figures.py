@@ -1,0 +1,248 @@
+"""Loss curves, score bars and search results as PNG, for a light and a dark page; equal input gives equal bytes."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from components.reporting.results import Evaluation, Sweep
+from components.reporting.tables import number, references_of
+
+WIDE: Final = 9.6  # inches, on a desk
+NARROW: Final = 4.4  # inches, on a phone
+DOTS: Final = 150  # per inch
+_NOT_TERMS: Final = ("step", "seconds", "epoch", "steps_per_second", "data_wait", "learning_rate")
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours of a page. The palette keeps apart for colour-blind eyes (after Okabe and Ito)."""
+
+    ink: str
+    soft: str
+    grid: str
+    paper: str
+    palette: tuple[str, ...]
+    scale: str  # matplotlib's name of a colour scale
+
+
+LIGHT: Final = Theme(
+    "#1f2733",
+    "#5b6675",
+    "#e3e7ec",
+    "#ffffff",
+    ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#4c4c4c"),
+    "viridis",
+)
+DARK: Final = Theme(
+    "#e8ecf1",
+    "#9aa6b5",
+    "#2f3843",
+    "#161b22",
+    ("#56b4e9", "#f0883e", "#2fc49a", "#e08bd0", "#e6c34a", "#c0c0c0"),
+    "viridis_r",
+)
+
+
+def loss_curves(histories: Mapping[str, pd.DataFrame], theme: Theme, *, narrow: bool = False) -> bytes:
+    """Every measured term against the step, one panel a term, rows overlaid; dots are validation."""
+    names = dict.fromkeys(str(name) for history in histories.values() for name in history)
+    terms = [name for name in names if name not in _NOT_TERMS and not name.startswith("validation_")]
+    terms = ["loss"] * ("loss" in terms) + [name for name in terms if name != "loss"]
+    with _figure(len(terms), theme, narrow, 2.7) as (figure, panels):
+        for term, panel in zip(terms, panels, strict=False):
+            for (row, history), colour in zip(histories.items(), _colours(theme), strict=False):
+                _curve(panel, history, term, row, colour)
+            panel.set_title(term.replace("_", " "), loc="left")
+            panel.set_xlabel("step")
+            _scale(panel)
+        _legend(figure, panels, theme)
+        return _png(figure, theme)
+
+
+def score_bars(evaluations: Sequence[Evaluation], theme: Theme, *, narrow: bool = False) -> bytes:
+    """FVD of the models as bars with their intervals, and the references as lines across."""
+    models = [
+        (evaluation.row, score.numbers)
+        for evaluation in evaluations
+        for score in evaluation.scores
+        if not score.reference and "fvd" in score.numbers
+    ]
+    references = [score for score in references_of(evaluations) if "fvd" in score.numbers]
+    lines = len(models) + len(references)
+    with _figure(1, theme, narrow, 0.9 + 0.42 * max(lines, 1)) as (figure, (panel,)):
+        for place, ((row, numbers), colour) in enumerate(zip(models, _colours(theme), strict=False)):
+            _bar(panel, place, row, numbers, colour, theme)
+        for place, score in enumerate(references, start=len(models)):
+            _bar(panel, place, score.name, score.numbers, theme.soft, theme)
+            if score.name == "real against real":
+                panel.axvline(score.numbers["fvd"], color=theme.soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        panel.set_ylim(lines - 0.4, -0.6)
+        panel.set_yticks(range(lines), [row for row, _ in models] + [score.name for score in references])
+        panel.set_xlabel("FVD, lower is better; dashed: real against real")
+        panel.tick_params(axis="y", length=0)
+        panel.grid(axis="y", visible=False)
+        panel.margins(x=0.12)
+        panel.set_xlim(left=0)
+        return _png(figure, theme)
+
+
+def search(sweep: Sweep, theme: Theme, *, narrow: bool = False) -> bytes:
+    """FVD over the parameters searched: as a map where two make a full grid, else one panel each; then against time."""
+    scored = sweep.trials.dropna(subset=["fvd"])
+    timed = "milliseconds_per_frame" in scored and scored["milliseconds_per_frame"].notna().any()
+    grid = _grid(scored, sweep.parameters)
+    axes: list[str] = [] if grid is not None else list(sweep.parameters)
+    axes += ["milliseconds_per_frame"] * bool(timed)
+    with _figure(len(axes) + (grid is not None), theme, narrow, 3.1) as (figure, panels):
+        if grid is not None:
+            _map(panels[0], grid, sweep, theme)
+        for name, panel in zip(axes, panels[grid is not None :], strict=False):
+            _scatter(panel, scored, name, sweep.best, theme)
+        return _png(figure, theme)
+
+
+def _curve(panel: Axes, history: pd.DataFrame, term: str, row: str, colour: str) -> None:
+    if term in history:
+        measured = history[["step", term]].dropna()
+        smooth = measured[term].ewm(span=max(len(measured) // 20, 1)).mean()
+        panel.plot(measured["step"], measured[term], color=colour, alpha=0.25, linewidth=1)
+        panel.plot(measured["step"], smooth, color=colour, linewidth=1.8, label=row)
+    checked = f"validation_{term}"
+    if checked in history:
+        measured = history[["step", checked]].dropna()
+        panel.plot(measured["step"], measured[checked], "o", color=colour, markersize=4, markeredgewidth=0)
+
+
+def _scale(panel: Axes) -> None:
+    """Logarithmic where the curves span more than a decade, linear otherwise."""
+    drawn = [np.asarray(line.get_ydata(), dtype=float) for line in panel.get_lines()]
+    values = np.concatenate([*drawn, np.empty(0)])
+    values = values[np.isfinite(values)]
+    if len(values) and values.min() > 0 and values.max() > 12 * values.min():
+        panel.set_yscale("log")
+
+
+def _bar(panel: Axes, place: int, name: str, numbers: Mapping[str, float], colour: str, theme: Theme) -> None:
+    value = numbers["fvd"]
+    low, high = numbers.get("fvd_low", value), numbers.get("fvd_high", value)
+    panel.barh(place, value, height=0.62, color=colour, alpha=0.85, zorder=2)
+    panel.plot([low, high], [place, place], color=theme.ink, linewidth=1.6, zorder=3, solid_capstyle="butt")
+    panel.annotate(
+        number(value, 0), (max(value, high), place), (6, 0), textcoords="offset points", va="center", color=theme.ink
+    )
+
+
+def _grid(scored: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame | None:
+    """FVD by the two parameters searched, if these are numbers and at least half of their combinations were tried."""
+    if len(parameters) != 2 or not all(pd.api.types.is_numeric_dtype(scored[name]) for name in parameters):
+        return None
+    table = scored.pivot_table(index=parameters[0], columns=parameters[1], values="fvd", aggfunc="min")
+    full = min(table.shape) > 1 and len(scored) >= table.size / 2
+    return table if full else None
+
+
+def _map(panel: Axes, table: pd.DataFrame, sweep: Sweep, theme: Theme) -> None:
+    picture = panel.imshow(table.to_numpy(), cmap=theme.scale, aspect="auto")
+    panel.set_yticks(range(len(table.index)), [f"{value:g}" for value in table.index])
+    panel.set_xticks(range(len(table.columns)), [f"{value:g}" for value in table.columns])
+    panel.set_ylabel(str(table.index.name).replace("_", " "))
+    panel.set_xlabel(str(table.columns.name).replace("_", " "))
+    panel.set_title("FVD (star: chosen)", loc="left")
+    panel.grid(visible=False)
+    won = sweep.trials.loc[sweep.trials["trial"] == sweep.best, "fvd"].to_numpy()
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        red, green, blue, _ = picture.cmap(picture.norm(value))
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        shade = theme.soft if value != value else "#ffffff" if dark else "#101418"
+        best = "★ " if value in won else ""
+        panel.text(
+            column, row, "failed" if value != value else best + number(value, 0), ha="center", va="center", color=shade
+        )
+
+
+def _scatter(panel: Axes, scored: pd.DataFrame, name: str, best: str, theme: Theme) -> None:
+    chosen = (scored["trial"] == best).to_numpy()
+    values, labels = _places(scored[name])
+    fvd = scored["fvd"].to_numpy(dtype=float)
+    panel.scatter(values[~chosen], fvd[~chosen], s=26, color=theme.palette[0], alpha=0.75, linewidths=0)
+    panel.scatter(values[chosen], fvd[chosen], s=130, marker="*", color=theme.palette[1], linewidths=0, zorder=3)
+    if labels:
+        panel.set_xticks(range(len(labels)), labels)
+    panel.set_xlabel("milliseconds a frame" if name == "milliseconds_per_frame" else name.replace("_", " "))
+    panel.set_title("FVD (star: chosen)", loc="left")
+
+
+def _places(column: pd.Series) -> tuple[Float[np.ndarray, "n"], list[str]]:
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return column.to_numpy(dtype=float), []
+    codes, labels = pd.factorize(column.astype(str), sort=True)
+    return codes.astype(float), [str(label) for label in labels]
+
+
+def _colours(theme: Theme) -> Iterator[str]:
+    while True:
+        yield from theme.palette
+
+
+@contextmanager
+def _figure(count: int, theme: Theme, narrow: bool, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of so many panels, at most three in a row."""
+    across = 1 if narrow else min(max(count, 1), 3)
+    down = -(-max(count, 1) // across)
+    with matplotlib.rc_context(_choices(theme)):
+        figure = Figure(figsize=(NARROW if narrow else WIDE, height * down), dpi=DOTS, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = list(figure.subplots(down, across, squeeze=False).flat)
+        for unused in panels[max(count, 1) :]:
+            unused.set_axis_off()
+        yield figure, panels[: max(count, 1)]
+
+
+def _choices(theme: Theme) -> Any:
+    text = dict.fromkeys(("xtick.color", "ytick.color", "axes.labelcolor"), theme.soft)
+    plain = {f"axes.spines.{side}": False for side in ("top", "right", "left")}
+    paper = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), theme.paper)
+    return {
+        **text,
+        **plain,
+        **paper,
+        "text.color": theme.ink,
+        "axes.edgecolor": theme.soft,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": theme.grid,
+        "grid.linewidth": 0.8,
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.titlecolor": theme.ink,
+        "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+        "font.size": 9,
+        "ytick.major.size": 0,
+        "legend.frameon": False,
+    }
+
+
+def _legend(figure: Figure, panels: Sequence[Axes], theme: Theme) -> None:
+    entries: dict[str, Any] = {}
+    for panel in panels:
+        entries |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if entries:
+        figure.legend(
+            list(entries.values()), list(entries), loc="outside upper left", ncols=3, labelcolor=theme.ink, fontsize=9
+        )
+
+
+def _png(figure: Figure, theme: Theme, *, narrow: bool = False) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor=theme.paper, metadata={"Software": None})
+    return file.getvalue()

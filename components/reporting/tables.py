@@ -1,0 +1,257 @@
+"""Tables as text: what is compared, in which unit and with how many digits, and what may be concluded from it."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import pandas as pd
+
+from components.config import flatten
+from components.reporting.results import REFERENCES, Evaluation, Score, Sweep
+
+# Measured on synthetic clips, equal distributions on both sides: clips a side, FVD, its spread, what 80 % power sees
+NULLS: Final = (
+    (64, 350, 32, "a quarter of the clips being clearly worse"),
+    (128, 191, 17, "a quarter of the clips being clearly worse"),
+    (256, 100, 6, "a tenth of the clips being clearly worse"),
+    (512, 50, 2, "a tenth of the clips being clearly worse"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """How a number is shown, and which is better."""
+
+    key: str
+    label: str
+    digits: int
+    better: Literal["lower", "higher"] | None = None
+    unit: str = ""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A text, the smaller text beside it, and whether it is the best of its column."""
+
+    text: str
+    detail: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a table: its name first."""
+
+    cells: tuple[Cell, ...]
+    kind: Literal["model", "reference", "plain"] = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What the page shows as a table: the first `words` columns are words, the others numbers."""
+
+    heads: tuple[Cell, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+    words: int = 1
+
+
+_SCORES: Final = (
+    Column("fvd", "FVD", 0, "lower"),
+    Column("clips", "clips", 0),
+    Column("psnr", "PSNR", 2, "higher", "dB"),
+    Column("ssim", "SSIM", 3, "higher"),
+    Column("lpips", "LPIPS", 3, "lower"),
+    Column("motion", "motion", 4),
+    Column("milliseconds_per_frame", "time a frame", 1, "lower", "ms"),
+    Column("parameters", "parameters", 2, None, "M", 1e-6),
+)
+
+
+def number(value: float | int | None, digits: int) -> str:
+    """A number with so many digits after the point and thin spaces between thousands; a dash for what is missing."""
+    return "–" if value is None or value != value else f"{value:,.{digits}f}".replace(",", "\u2009").replace("-", "−")
+
+
+def word(value: object) -> str:
+    """A value of a parameter as it stands in params.yaml."""
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def label(key: str) -> str:
+    """The name of a number, as a person reads it, with its unit."""
+    known = next((column for column in _SCORES if column.key == key), None)
+    return key.replace("_", " ") if known is None else ", ".join(filter(None, (known.label, known.unit)))
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """A protocol in one line: its own description, otherwise names and values."""
+    if "description" in protocol:
+        return str(protocol["description"])
+    return " · ".join(f"{key.replace('_', ' ')} {word(value)}" for key, value in flatten(protocol).items())
+
+
+def by_protocol(evaluations: Sequence[Evaluation]) -> tuple[tuple[Evaluation, ...], ...]:
+    """Evaluations that may stand in one table: those of equal protocols, in their own order."""
+    groups: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        groups.setdefault(json.dumps(evaluation.protocol, sort_keys=True), []).append(evaluation)
+    return tuple(map(tuple, groups.values()))
+
+
+def score_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Scores of rows of one protocol: the models, best numbers marked, and each reference once."""
+    models = [
+        (evaluation.row, score.name, _whole(evaluation, score))
+        for evaluation in evaluations
+        for score in evaluation.scores
+        if not score.reference
+    ]
+    references = references_of(evaluations)
+    every = [numbers for _, _, numbers in models] + [score.numbers for score in references]
+    columns = [column for column in (*_SCORES, *_others(every)) if any(column.key in numbers for numbers in every)]
+    bests = {column.key: _best(column, [numbers for _, _, numbers in models]) for column in columns}
+    lines = [
+        Line(
+            (
+                Cell(row, "" if name == row else name),
+                *(_cell(column, numbers, bests[column.key]) for column in columns),
+            ),
+            "model",
+        )
+        for row, name, numbers in models
+    ]
+    lines += [
+        Line((Cell(score.name), *(_cell(column, score.numbers, None) for column in columns)), "reference")
+        for score in references
+    ]
+    heads = (Cell("row"), *(Cell(column.label, _sign(column)) for column in columns))
+    return Table(heads, tuple(lines), tuple(f"{score.name}: {REFERENCES[score.name]}" for score in references))
+
+
+def references_of(evaluations: Sequence[Evaluation]) -> tuple[Score, ...]:
+    """The references of a protocol, each once: they are the same for every row."""
+    found = {
+        score.name: score for evaluation in reversed(evaluations) for score in evaluation.scores if score.reference
+    }
+    return tuple(found[name] for name in REFERENCES if name in found)
+
+
+def verdicts(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    """What these scores can and cannot say: clips too few to mean much, intervals that overlap."""
+    scores = [
+        (evaluation.row, score.numbers)
+        for evaluation in evaluations
+        for score in evaluation.scores
+        if not score.reference
+    ]
+    counts = [int(numbers["clips"]) for _, numbers in scores if "clips" in numbers and "fvd" in numbers]
+    told = [_small_sample(min(counts), references_of(evaluations))] if counts and min(counts) < NULLS[-1][0] else []
+    ranked = sorted((numbers["fvd"], row, numbers) for row, numbers in scores if "fvd" in numbers)
+    if len(ranked) > 1 and all({"fvd_low", "fvd_high"} <= numbers.keys() for *_, numbers in ranked[:2]):
+        (_, first, best), (_, second, next_best) = ranked[:2]
+        if best["fvd_high"] >= next_best["fvd_low"]:
+            told.append(f"The FVD intervals of {first} and {second} overlap: this evaluation does not tell them apart.")
+    return tuple(told)
+
+
+def _small_sample(clips: int, references: Iterable[Score]) -> str:
+    size, null, spread, seen = next((row for row in reversed(NULLS) if row[0] <= clips), NULLS[0])
+    here = next((score.numbers.get("fvd") for score in references if score.name == "real against real"), None)
+    measured = "" if here is None else f" (here, real against real reads {number(here, 0)})"
+    few = f"{clips} clips are few for FVD: at {size} a side, two equally good sets are about {null} ± {spread} apart"
+    power = f"and only something as coarse as {seen} is seen reliably"
+    if clips < size:
+        power = "and smaller sets say less still"
+    return f"{few}{measured}, {power}. Compare with the references, never with numbers from another count of clips."
+
+
+def _whole(evaluation: Evaluation, score: Score) -> dict[str, float]:
+    run = {"milliseconds_per_frame": evaluation.milliseconds_per_frame, "parameters": evaluation.parameters}
+    return {key: value for key, value in run.items() if value is not None} | score.numbers
+
+
+def _others(every: Sequence[Mapping[str, float]]) -> list[Column]:
+    known = {column.key for column in _SCORES}
+    found = dict.fromkeys(key for numbers in every for key in numbers if key not in known)
+    return [Column(key, key.replace("_", " "), 3) for key in found if not key.endswith(("_low", "_high"))]
+
+
+def _best(column: Column, numbers: Sequence[Mapping[str, float]]) -> float | None:
+    values = [entry[column.key] for entry in numbers if column.key in entry]
+    if column.better is None or len(values) < 2:
+        return None
+    return min(values) if column.better == "lower" else max(values)
+
+
+def _cell(column: Column, numbers: Mapping[str, float], best: float | None) -> Cell:
+    value = numbers.get(column.key)
+    if value is None:
+        return Cell("–")
+    low, high = (numbers.get(f"{column.key}_{end}") for end in ("low", "high"))
+    interval = ""
+    if low is not None and high is not None:
+        interval = f"{number(low * column.scale, column.digits)} to {number(high * column.scale, column.digits)}"
+    return Cell(number(value * column.scale, column.digits), interval, best == value)
+
+
+def _sign(column: Column) -> str:
+    arrow = {"lower": "↓", "higher": "↑", None: ""}[column.better]
+    return " ".join(filter(None, (column.unit, arrow)))
+
+
+def history_table(histories: Mapping[str, pd.DataFrame]) -> Table:
+    """How each training ended: the last number measured of each kind."""
+    names = list(dict.fromkeys(str(name) for history in histories.values() for name in history))
+    last = {row: history.ffill().iloc[-1].to_dict() for row, history in histories.items()}
+    lines = (
+        Line((Cell(row), *(Cell(significant(numbers.get(name))) for name in names)), "model")
+        for row, numbers in last.items()
+    )
+    return Table((Cell("row"), *(Cell(label(name)) for name in names)), tuple(lines))
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """The trials of a search, best first, failed ones last."""
+    trials = sweep.trials.sort_values("fvd", na_position="last", kind="stable")
+    speed = ["milliseconds_per_frame"] if "milliseconds_per_frame" in trials else []
+    keys = [*sweep.parameters, "fvd", *speed]
+    lines = []
+    for trial in trials.to_dict("records"):
+        chosen = trial["trial"] == sweep.best
+        parameters = (Cell(word(trial[name])) for name in sweep.parameters)
+        results = (Cell(number(trial[key], 1), best=chosen and key == "fvd") for key in ("fvd", *speed))
+        failed = "failed" if trial["fvd"] != trial["fvd"] else "best" if chosen else ""
+        lines.append(Line((Cell(str(trial["trial"]), failed), *parameters, *results), "model" if chosen else "plain"))
+    labels = {"fvd": Cell("FVD", "↓"), "milliseconds_per_frame": Cell("time a frame", "ms ↓")}
+    heads = (Cell("trial"), *(labels.get(key, Cell(key.replace("_", " "))) for key in keys))
+    return Table(heads, tuple(lines))
+
+
+def reason_table(rejected: pd.DataFrame) -> Table:
+    """Why videos were rejected, the most frequent reason first."""
+    counts = Counter(rejected["reason"])
+    lines = (Line((Cell(reason), Cell(str(count)))) for reason, count in counts.most_common())
+    return Table((Cell("reason"), Cell("videos")), tuple(lines))
+
+
+def plain_table(frame: pd.DataFrame) -> Table:
+    """A frame of words as it stands."""
+    heads = tuple(Cell(str(name)) for name in frame)
+    lines = (Line(tuple(Cell(str(value)) for value in row)) for row in frame.itertuples(index=False))
+    return Table(heads, tuple(lines), words=len(heads))
+
+
+def significant(value: Any) -> str:
+    """A number of unknown size with three digits that count; a word as it is."""
+    if isinstance(value, str | bool) or not isinstance(value, float | int):
+        return "–" if value is None else word(value)
+    if not math.isfinite(value):
+        return "–"
+    return number(value, 0) if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"

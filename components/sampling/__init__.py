@@ -1,0 +1,1 @@
+"""From a model and a context to a predicted video."""

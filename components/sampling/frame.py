@@ -1,0 +1,80 @@
+"""Eq. 3: one frame, set by set."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from components import flow, guidance, masking
+from components.config import Config
+from components.errors import InputError
+from components.masking import Rule
+from components.randomness import Stream
+from components.sampling.interface import FramePredictor, Memory
+
+
+class SamplerConfig(Config):
+    """How a frame is sampled (Table 3, lower part)."""
+
+    sets: int  # autoregressive steps in a frame, N_AR
+    flow_steps: int  # Euler steps of the head's integration
+    order: Rule
+    temperature: float  # of the order, tau
+    temporal_scale: float  # w_t of Eq. 9
+    canvas_scale: float  # w_s of Eq. 9; without a canvas it has nothing to act on
+    frame_noise: float  # r at inference, Eq. 11
+    canvas_noise: float  # r' at inference, Eq. 12
+
+    def check(self) -> None:
+        """Raises InputError for values that no sampler can have."""
+        if self.flow_steps < 1:
+            raise InputError(f"sampler.flow_steps is {self.flow_steps}; it must be at least 1")
+        for name in ("frame_noise", "canvas_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"sampler.{name} is {getattr(self, name)}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame as it was sampled, and what led to it."""
+
+    latent: Float[Tensor, "b c h w"]
+    canvas: Float[Tensor, "b c h w"] | None
+    staticness: Float[Tensor, "b n"]
+    order: Int[Tensor, "b n"]  # the step at which each token of the grid was generated
+
+
+def sample_frame(model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig) -> Frame:
+    """The next frame after `memory`; chance comes from the stream alone.
+
+    Only the conditions that guidance gives weight to are computed, together in one batch; the head works on the chosen
+    tokens only, and on the projection of their embedding that does not change with the flow time.
+    """
+    proposal = model.propose(
+        memory, stream.fork("proposal"), frame_noise=config.frame_noise, canvas_noise=config.canvas_noise
+    )
+    scales = (config.temporal_scale, config.canvas_scale)[: len(proposal.conditions) - 1]
+    weighted = [
+        (weight, condition)
+        for weight, condition in zip(guidance.coefficients(scales), proposal.conditions, strict=True)
+        if weight
+    ]
+    weights, conditions = tuple(weight for weight, _ in weighted), tuple(condition for _, condition in weighted)
+
+    sizes = masking.set_sizes(model.tokens, config.sets)
+    chances = stream.fork("order").uniform(len(sizes), model.tokens)
+    order = masking.partition(proposal.staticness, chances, sizes, rule=config.order, temperature=config.temperature)
+    noise = stream.fork("tokens").normal(model.tokens, model.numbers)
+    x = noise[:, :0]
+    for size in sizes:
+        known = x.shape[1]
+        embeddings = model.embed(x, order, conditions, size)
+
+        def field(point: Tensor, time: float, embeddings: tuple[Tensor, ...] = embeddings) -> Tensor:
+            return guidance.combine(model.velocity(point, time, embeddings), weights)
+
+        chosen = flow.integrate(field, noise[:, known : known + size], config.flow_steps)
+        x = torch.cat([x, chosen], dim=1)
+    grid = torch.zeros_like(x).scatter(1, order[..., None].expand_as(x), x)
+    return Frame(model.frame(grid), proposal.canvas, proposal.staticness, masking.set_index(order, sizes))

@@ -1,0 +1,70 @@
+"""What a sampler knows of a model."""
+
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from components.randomness import Stream
+
+Memory = TypeVar("Memory")
+Condition = TypeVar("Condition", covariant=True)
+
+
+@runtime_checkable
+class Proposal(Protocol[Condition]):
+    """The next frame before its first token."""
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """From poorest to richest: guidance walks along them."""
+        ...
+
+    @property
+    def staticness(self) -> Float[Tensor, "b n"]:
+        """How still each token is expected to be; constant where the model does not say."""
+        ...
+
+    @property
+    def canvas(self) -> Float[Tensor, "b c h w"] | None:
+        """The expected frame, where the model has one."""
+        ...
+
+
+@runtime_checkable
+class FramePredictor(Protocol[Memory]):
+    """p(next frame | frames so far), generated set by set."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a frame."""
+        ...
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of a token."""
+        ...
+
+    def remember(self, frames: Float[Tensor, "b t c h w"], memory: Memory | None) -> Memory:
+        """The memory with these frames in it; None is the beginning."""
+        ...
+
+    def propose(self, memory: Memory, stream: Stream, *, frame_noise: float, canvas_noise: float) -> Proposal[Any]:
+        """Conditions of the next frame."""
+        ...
+
+    def embed(
+        self, known: Float[Tensor, "b v p"], order: Int[Tensor, "b n"], conditions: tuple[Any, ...], count: int
+    ) -> tuple[Float[Tensor, "b k o"], ...]:
+        """Embeddings of the `count` tokens that come after the known ones, one for each condition."""
+        ...
+
+    def velocity(
+        self, x: Float[Tensor, "b k p"], time: float, embeddings: tuple[Float[Tensor, "b k o"], ...]
+    ) -> tuple[Float[Tensor, "b k p"], ...]:
+        """Velocity of the same tokens at one flow time, one for each embedding."""
+        ...
+
+    def frame(self, x: Float[Tensor, "b n p"]) -> Float[Tensor, "b c h w"]:
+        """The latent frame of these tokens."""
+        ...

@@ -1,0 +1,1 @@
+"""From a model and latents to trained weights."""
