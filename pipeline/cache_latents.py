@@ -1,0 +1,56 @@
+"""Stage `cache_latents`: clips and a VAE to moments."""
+
+from pathlib import Path
+
+import torch
+
+from components import checkpoint
+from components.autoencoders import trained
+from components.autoencoders.causal import CausalVAEConfig
+from components.autoencoders.interface import to_float
+from components.config import Config
+from components.data import latents
+from components.data.clips import Clips, ClipsManifest
+from components.data.latents import LatentKey
+from components.data.shards import SPLITS, read_manifest
+from components.tracking import Run
+from pipeline import cluster, stage
+from pipeline.progress import meter
+
+SHARD, BATCH = 256, 16  # clips
+
+
+class Params(Config):
+    """Nothing that the trained VAE does not say itself; named so that another VAE means other latents."""
+
+    autoencoder: CausalVAEConfig
+
+
+@torch.no_grad()
+def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
+    """The moments of every clip in shards, with the mean and standard deviation of each channel beside them."""
+    device = cluster.device()
+    vae = trained.load(autoencoder, device)
+    train = Clips.open(clips, "train")
+    key = LatentKey(autoencoder=checkpoint.identity(autoencoder), clips=train.hash, settings={})
+    counts = read_manifest(ClipsManifest, clips).counts
+    reports = []
+    with meter("encode", sum(counts.values()), "clips") as shown:
+        for split in SPLITS:
+            if not counts[split]:
+                continue
+            opened = Clips.open(clips, split)
+            for index, start in enumerate(range(0, len(opened), SHARD)):
+                rows = range(start, min(start + SHARD, len(opened)))
+                parts = []
+                for part in (rows[i : i + BATCH] for i in range(0, len(rows), BATCH)):
+                    parts.append(vae.encode(to_float(opened.read(part).to(device))).cpu())
+                    shown.advance(len(part))
+                reports.append(latents.write_shard(out, split, index, torch.cat(parts)))
+    metrics = latents.finish(out, reports, key)
+    log.dataset(params.autoencoder.dataset, str(clips), train.hash, "encoding")
+    return metrics
+
+
+if __name__ == "__main__":
+    stage.run(main, rows="autoencoders")

@@ -1,0 +1,109 @@
+"""A trained model with its VAE: pixels in, pixels out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from components import checkpoint
+from components.autoencoders import trained as autoencoders
+from components.autoencoders.causal import CausalVAE
+from components.autoencoders.interface import to_float, to_uint8
+from components.data.latents import restore, standardise
+from components.errors import InputError
+from components.models import trained as models
+from components.models.canvasmar import CanvasMAR
+from components.models.trained import Trained
+from components.randomness import Stream
+from components.sampling.frame import SamplerConfig
+from components.sampling.rollout import rollout
+
+ENCODING_BATCH = 16  # clips
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Continued clips, context included, and what led to them; t counts the latent frames that were generated."""
+
+    clips: UInt8[Tensor, "b f c h w"]
+    canvas: UInt8[Tensor, "b f c h w"] | None  # context as it is, then each canvas decoded
+    staticness: Float[Tensor, "b t h w"]
+    order: Int[Tensor, "b t h w"]
+
+
+class Predictor:
+    """Encodes a context, rolls latents out, decodes them."""
+
+    def __init__(self, vae: CausalVAE, model: CanvasMAR, trained: Trained, device: torch.device) -> None:
+        self.vae, self.model, self.trained, self.device = vae, model, trained, device
+        self.mean = torch.tensor(trained.mean, device=device)
+        self.std = torch.tensor(trained.std, device=device)
+
+    @classmethod
+    def load(cls, model: Path, autoencoder: Path, device: torch.device) -> "Predictor":
+        """The model and the VAE in these folders. Raises InputError if they do not belong together."""
+        module, trained = models.load(model, device)
+        identity = checkpoint.identity(autoencoder)
+        if trained.autoencoder != identity:
+            raise InputError(
+                f"the model in {model} was trained on latents of the VAE {trained.autoencoder}, "
+                f"but {autoencoder} holds {identity}; run `dvc repro` to train it again"
+            )
+        return cls(autoencoders.load(autoencoder, device), module, trained, device)
+
+    @torch.no_grad()
+    def encode(self, clips: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b t c h w"]:
+        """Standardised latents, the means of the posterior."""
+        parts = [
+            self.vae.encode(to_float(part.to(self.device))).chunk(2, dim=2)[0] for part in clips.split(ENCODING_BATCH)
+        ]
+        return standardise(torch.cat(parts), self.mean, self.std)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b t c h w"]) -> UInt8[Tensor, "b f c h w"]:
+        """Pixels of standardised latents."""
+        parts = restore(latents, self.mean, self.std).split(ENCODING_BATCH)
+        return torch.cat([to_uint8(self.vae.decode(part)).cpu() for part in parts])
+
+    def reconstruct(self, clips: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b f c h w"]:
+        """What the VAE alone makes of clips: the best that any prediction can look."""
+        return torch.cat([self.decode(self.encode(part)) for part in clips.split(ENCODING_BATCH)])
+
+    def predict(
+        self, context: UInt8[Tensor, "b f c h w"], frames: int, stream: Stream, sampler: SamplerConfig
+    ) -> Prediction:
+        """The context and so many pixel frames after it."""
+        given = context.shape[1]
+        latents = self.encode(context)
+        total = self.vae.latent_frames(self._whole(given + frames))
+        sampled = list(rollout(self.model, latents, total - latents.shape[1], stream, sampler))
+        clips = self.decode(torch.cat([latents, *(frame.latent[:, None] for frame in sampled)], dim=1))[
+            :, : given + frames
+        ]
+        canvases = [frame.canvas for frame in sampled if frame.canvas is not None]
+        canvas = None
+        if canvases:
+            canvas = self.decode(torch.cat([latents, torch.stack(canvases, dim=1)], dim=1))[:, : given + frames]
+        grid = latents.shape[-2:]
+        staticness, order = (
+            torch.stack([getattr(frame, name) for frame in sampled], dim=1).unflatten(-1, grid).cpu()
+            for name in ("staticness", "order")
+        )
+        return Prediction(clips, canvas, staticness, order)
+
+    def _whole(self, frames: int) -> int:
+        """The shortest clip of at least so many frames that the VAE can count in whole latent frames."""
+        stride = self.vae.strides[0]
+        return 1 + -(-(frames - 1) // stride) * stride
+
+    def batches(
+        self, context: UInt8[Tensor, "b f c h w"], frames: int, seed: int, sampler: SamplerConfig, batch: int
+    ) -> Iterator[Prediction]:
+        """Predictions for many contexts, a batch at a time; a clip's chance does not depend on its batch."""
+        for start in range(0, len(context), batch):
+            part = context[start : start + batch]
+            stream = Stream.of(seed, range(start, start + len(part)), self.device)
+            yield self.predict(part, frames, stream, sampler)
