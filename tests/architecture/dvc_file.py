@@ -1,0 +1,216 @@
+"""dvc.yaml as it is written, beside what the stages' files say of themselves: where the two differ, it lies."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import yaml
+from first_party import PACKAGES, Tree
+
+ROW: Final = "row"  # chooses the parameters; every command line has it whose stage takes rows of a table
+LOG: Final = "log"  # the run in MLflow, which the stage hands to main
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of dvc.yaml; templates such as ${item.model} stay as they are."""
+
+    name: str
+    module: str
+    given: Mapping[str, tuple[str, ...]]
+    params: tuple[str, ...]
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        return f"pipeline/{self.module}.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a stage's file says of itself: whether it takes rows, the fields of Params and the keywords of main."""
+
+    rows: bool
+    fields: frozenset[str]
+    keywords: frozenset[str]
+    required: frozenset[str]
+    paths: frozenset[str]
+
+
+def read_stages(path: Path) -> list[Stage]:
+    """The stages of a dvc.yaml; raises AssertionError where a command is none of ours."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [_stage(name, entry.get("do", entry)) for name, entry in content["stages"].items()]
+
+
+def _stage(name: str, entry: Mapping[str, Any]) -> Stage:
+    command = _tight(str(entry["cmd"]))
+    words = shlex.split(command)
+    found = re.fullmatch(r"python -m pipeline\.(\w+)", " ".join(words[:3]))
+    assert found, f"{name}: the command must be `python -m pipeline.<module> --name value ...`, not `{command}`"
+    outs = [_path(item) for key in ("outs", "metrics", "plots") for item in entry.get(key, [])]
+    return Stage(
+        name,
+        found[1],
+        _options(words[3:]),
+        tuple(key for item in entry.get("params", []) for key in _keys(item)),
+        tuple(_path(item) for item in entry.get("deps", [])),
+        tuple(outs),
+    )
+
+
+def _options(words: list[str]) -> dict[str, tuple[str, ...]]:
+    options: dict[str, tuple[str, ...]] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            option, _, value = word.removeprefix("--").partition("=")
+            name = option.replace("-", "_")
+            options[name] = (value,) if value else ()
+        else:
+            options[name] = (*options.get(name, ()), word)
+    return options
+
+
+def _path(item: str | Mapping[str, Any]) -> str:
+    text = item if isinstance(item, str) else next(iter(item))
+    return str(PurePosixPath(_tight(text)))
+
+
+def _tight(text: str) -> str:
+    """Templates without their inner blanks, so that they compare as text."""
+    return re.sub(r"\$\{\s*(.*?)\s*\}", r"${\1}", text)
+
+
+def _keys(item: str | Mapping[str, list[str]]) -> list[str]:
+    return [item] if isinstance(item, str) else [key for keys in item.values() for key in keys or []]
+
+
+def read_signature(tree: Tree, path: str) -> Signature | None:
+    """What `main` and `Params` of a stage's file ask for; None if there is no main."""
+    body = tree.sources[path].tree.body
+    mains = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    schemas = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "Params"]
+    if not mains:
+        return None
+    asked = zip(mains[0].args.kwonlyargs, mains[0].args.kw_defaults, strict=True)
+    keywords = {item.arg: (item, default) for item, default in asked if item.arg != LOG}
+    return Signature(
+        any(isinstance(node, ast.Call) and _takes_rows(node) for node in ast.walk(tree.sources[path].tree)),
+        frozenset(
+            ast.unparse(item.target) for node in schemas for item in node.body if isinstance(item, ast.AnnAssign)
+        ),
+        frozenset(keywords),
+        frozenset(name for name, (_, default) in keywords.items() if default is None),
+        frozenset(
+            name for name, (item, _) in keywords.items() if item.annotation and "Path" in ast.unparse(item.annotation)
+        ),
+    )
+
+
+def _takes_rows(call: ast.Call) -> bool:
+    rows = [keyword.value for keyword in call.keywords if keyword.arg == "rows"]
+    return ast.unparse(call.func) == "stage.run" and bool(rows) and ast.unparse(rows[0]) != "None"
+
+
+def lies(tree: Tree, stage: Stage) -> list[str]:
+    """What dvc.yaml says wrongly of a stage, one sentence each."""
+    if stage.source not in tree.sources:
+        return [f"{stage.name}: {stage.source} does not exist"]
+    signature = read_signature(tree, stage.source)
+    if signature is None:
+        return [f"{stage.name}: {stage.source} has no function main"]
+    return [
+        f"{stage.name}: {problem}"
+        for part in (
+            _lies_of_code(tree, stage),
+            _lies_of_params(stage, signature),
+            _lies_of_keywords(stage, signature),
+            _lies_of_paths(stage, signature),
+        )
+        for problem in part
+    ]
+
+
+def is_code(dep: str) -> bool:
+    return PurePosixPath(dep).parts[0] in PACKAGES
+
+
+def _lies_of_code(tree: Tree, stage: Stage) -> Iterator[str]:
+    closure = tree.closure(stage.source)
+    needed = closure | tree.companions(closure)
+    packages = {f"{parent}/__init__.py" for name in needed for parent in PurePosixPath(name).parents}
+    named: set[str] = set()
+    for dep in filter(is_code, stage.deps):
+        inside = tree.below(dep) or {dep}
+        named |= inside
+        if surplus := sorted(inside - needed - packages):
+            yield f"{dep} is a superfluous dep: the stage does not import {', '.join(surplus)}"
+    if missing := sorted(needed - named):
+        yield (
+            f"deps lack {', '.join(missing)}; `python tests/architecture/first_party.py {stage.module}` "
+            "prints all that belong there"
+        )
+
+
+def _lies_of_params(stage: Stage, signature: Signature) -> Iterator[str]:
+    named = set()
+    for key in stage.params:
+        match = re.fullmatch(r"(\w+)(\.[\w-]*(\$\{[^}]*\}[\w-]*)?)?", key)
+        if not match:
+            yield f"the parameter {key} must name a table or one entry of a table, such as models.${{item.model}}"
+        elif (field := _singular(match[1]) if match[2] else key) in signature.fields:
+            named.add(field)
+        else:
+            yield f"{key} is a superfluous parameter: Params has no such field"
+    for field in sorted(signature.fields - named):
+        yield f"params lack {field}, which Params has: the table if that is its name, or one entry of its table"
+
+
+def _singular(table: str) -> str:
+    """The field that holds one entry of a table: `model` of models, `search` of searches."""
+    return re.sub(r"(?<=ch)es$|s$", "", table)
+
+
+def _lies_of_keywords(stage: Stage, signature: Signature) -> Iterator[str]:
+    given = stage.given.keys() - {ROW}
+    if (ROW in stage.given) != signature.rows:
+        yield (
+            "--row is not given, but the stage takes rows"
+            if signature.rows
+            else "--row is given, but there are no rows"
+        )
+    yield from (f"--{name} is no keyword of main" for name in sorted(given - signature.keywords))
+    yield from (f"--{name} is not given, but main needs it" for name in sorted(signature.required - given))
+
+
+def _lies_of_paths(stage: Stage, signature: Signature) -> Iterator[str]:
+    arrows = [dep for dep in stage.deps if not is_code(dep)]
+    paths = {name: stage.given[name] for name in sorted(signature.paths & stage.given.keys())}
+    given = [PurePosixPath(path) for name, values in paths.items() for path in values if name != "out"]
+    for path in (str(path) for path in given if not path.is_absolute()):
+        if not any(_holds(dep, path) for dep in arrows):
+            yield f"{path} is given to main but is not among the deps"
+    yield from (
+        f"{dep} is a superfluous dep: no argument of main leads there"
+        for dep in arrows
+        if not re.fullmatch(r"\$\{[^}]*\}", dep)  # a folder that a parameter names, so the stage knows it from there
+        and not any(_holds(dep, str(path)) for path in given)
+    )
+    scores = (
+        f"metrics/{stage.module}/{[*stage.given.get(ROW, ()), stage.module][0]}.json"  # every stage writes this file
+    )
+    written = {*paths.get("out", ()), scores}
+    yield from (
+        f"the stage writes {path}, which is not among outs or metrics" for path in sorted(written - {*stage.outs})
+    )
+    yield from (f"{path} is a superfluous out: the stage does not write it" for path in sorted({*stage.outs} - written))
+
+
+def _holds(folder: str, path: str) -> bool:
+    return PurePosixPath(path).is_relative_to(folder)

@@ -1,0 +1,189 @@
+"""The source tree as text: which files there are, what each imports, and when. Nothing of it is imported.
+
+`python tests/architecture/first_party.py train` prints the code that belongs in the deps of `pipeline/train.py`.
+"""
+
+import ast
+import functools
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PACKAGES: Final = ("components", "pipeline")
+EVERYTHING: Final = (*PACKAGES, "benchmarks", "tests")
+
+# when an import happens: while the file is imported, later or only if it can, or never (types only)
+Moment = Literal["import", "later", "typing"]
+RUNNING: Final[frozenset[Moment]] = frozenset({"import", "later"})
+EVER: Final[frozenset[Moment]] = frozenset({"import", "later", "typing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One imported name, dotted in full: `from a import b` is `a.b`, not `whole` since b need not be a module."""
+
+    name: str
+    line: int
+    moment: Moment
+    whole: bool
+    relative: bool = False
+
+    @property
+    def top(self) -> str:
+        """The package that comes first, `ray` of `ray.train`."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A Python file; `path` is relative to the root and posix."""
+
+    path: str
+    text: str
+    tree: ast.Module
+    imports: tuple[Import, ...]
+
+    @property
+    def marker(self) -> bool:
+        """Whether this is an `__init__.py`."""
+        return self.path.endswith("__init__.py")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All Python files in some folders of a project, and every other file that stands between them."""
+
+    root: Path
+    sources: Mapping[str, Source]
+    others: frozenset[str]
+
+    @classmethod
+    def read(cls, root: Path, folders: Iterable[str] = PACKAGES) -> "Tree":
+        """Parse every .py file below these folders of the root; folders that are missing are empty."""
+        files = sorted(path for folder in folders for path in (root / folder).rglob("*") if path.is_file())
+        names = {path.relative_to(root).as_posix(): path for path in files if "__pycache__" not in path.parts}
+        sources = {name: _source(name, path.read_text("utf-8")) for name, path in names.items() if path.suffix == ".py"}
+        return cls(root, sources, frozenset(names.keys() - sources.keys()))
+
+    def target(self, imported: Import) -> str | None:
+        """The file of this tree that an import reads, None if there is none."""
+        candidates = [imported.name] if imported.whole else [imported.name, imported.name.rpartition(".")[0]]
+        for candidate in candidates:
+            stem = candidate.replace(".", "/")
+            found = [path for path in (f"{stem}.py", f"{stem}/__init__.py") if path in self.sources]
+            if found:
+                return found[0]
+        return None
+
+    def targets(self, path: str, moments: frozenset[Moment] = RUNNING) -> Iterator[str]:
+        """The files of this tree that a file imports at these moments."""
+        for imported in self.sources[path].imports:
+            target = self.target(imported)
+            if target is not None and imported.moment in moments:
+                yield target
+
+    def closure(self, path: str, moments: frozenset[Moment] = RUNNING) -> frozenset[str]:
+        """A file and all that it imports, however far down, without `__init__.py`."""
+        seen: set[str] = set()
+        ahead = [path]
+        while ahead:
+            here = ahead.pop()
+            if here not in seen:
+                seen.add(here)
+                ahead.extend(self.targets(here, moments))
+        return frozenset(name for name in seen if not self.sources[name].marker)
+
+    def companions(self, paths: Iterable[str]) -> frozenset[str]:
+        """Templates and the like: files that are not Python and that a Python file beside them names in a string."""
+        found = set()
+        for path in paths:
+            folder = PurePosixPath(path).parent
+            near = {other for other in self.others if PurePosixPath(other).parent == folder}
+            if near:
+                words = [
+                    str(node.value) for node in ast.walk(self.sources[path].tree) if isinstance(node, ast.Constant)
+                ]
+                found |= {other for other in near if PurePosixPath(other).name in words}
+        return frozenset(found)
+
+    def below(self, folder: str) -> frozenset[str]:
+        """All files in a folder and its folders, `__init__.py` apart."""
+        names = {name for name, source in self.sources.items() if not source.marker} | self.others
+        return frozenset(name for name in names if name.startswith(f"{folder}/"))
+
+
+@functools.cache
+def project(*folders: str) -> Tree:
+    """The tree that these tests are about: these folders of it, the two packages if none is named."""
+    return Tree.read(ROOT, folders or PACKAGES)
+
+
+def plant(root: Path, files: Mapping[str, str]) -> Tree:
+    """A small tree made of these texts, for tests of the tests."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return Tree.read(root)
+
+
+def code_deps(tree: Tree, path: str) -> list[str]:
+    """What a stage's deps say of code: folders where all of a folder is imported, else files; sorted."""
+    closure = tree.closure(path)
+    wanted = closure | tree.companions(closure)
+    deps = set(wanted)
+    folders = {str(parent) for name in wanted for parent in PurePosixPath(name).parents} - {".", *PACKAGES}
+    for folder in sorted(folders, key=len, reverse=True):
+        if tree.below(folder) <= wanted:
+            deps = {name for name in deps if not name.startswith(f"{folder}/")} | {folder}
+    return sorted(deps)
+
+
+@functools.cache
+def _source(name: str, text: str) -> Source:
+    tree = ast.parse(text, filename=name)
+    return Source(name, text, tree, tuple(_imports(tree, "import")))
+
+
+def _imports(node: ast.AST, moment: Moment) -> Iterator[Import]:
+    match node:
+        case ast.Import():
+            yield from (Import(alias.name, node.lineno, moment, whole=True) for alias in node.names)
+        case ast.ImportFrom(module=module, level=level):
+            start = f"{module}." if module else ""
+            for alias in node.names:
+                yield Import(f"{start}{alias.name}", node.lineno, moment, whole=False, relative=level > 0)
+        case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[ast.Constant(value=str(name)), *_]):
+            if called in {"import_module", "__import__"}:
+                yield Import(name, node.lineno, moment, whole=True)
+    for child, then in _children(node, moment):
+        yield from _imports(child, then)
+
+
+def _children(node: ast.AST, moment: Moment) -> Iterator[tuple[ast.AST, Moment]]:
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            yield from ((child, "typing") for child in node.body)
+            yield from ((child, moment) for child in node.orelse)
+        case ast.Try() if moment == "import" and any(_forgives(handler) for handler in node.handlers):
+            yield from ((child, "later") for child in node.body)
+            yield from ((child, moment) for child in (*node.handlers, *node.orelse, *node.finalbody))
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda() if moment == "import":
+            yield from ((child, "later") for child in ast.iter_child_nodes(node))
+        case _:
+            yield from ((child, moment) for child in ast.iter_child_nodes(node))
+
+
+def _forgives(handler: ast.ExceptHandler) -> bool:
+    caught = "" if handler.type is None else ast.unparse(handler.type)
+    return not caught or "ImportError" in caught or "ModuleNotFoundError" in caught
+
+
+if __name__ == "__main__":
+    stages = {PurePosixPath(path).stem: path for path in project().sources if path.startswith("pipeline/")}
+    if len(sys.argv) != 2 or sys.argv[1] not in stages:
+        sys.exit(f"name one stage of pipeline/: {', '.join(stages)}")
+    for line in code_deps(project(), stages[sys.argv[1]]):
+        print(f"      - {line}")

@@ -1,0 +1,173 @@
+"""Every vendor has one door, every import is a declared dependency, and components/ needs little of a machine."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import pytest
+from first_party import PACKAGES, ROOT, Tree, plant, project
+
+# a vendor, and where it may be imported: files, or folders that end with a slash; nowhere if empty
+DOORS: Final[dict[str, tuple[str, ...]]] = {
+    "ray": ("pipeline/cluster.py",),
+    "mlflow": ("components/tracking.py",),
+    "yaml": ("components/config.py",),
+    "decord": ("components/data/video.py",),
+    "av": ("components/data/video.py",),
+    "pybullet": ("components/data/kuka.py",),
+    "pybullet_data": ("components/data/kuka.py",),
+    "timm": ("components/nn/from_timm.py",),
+    "torchvision": ("components/nn/from_timm.py",),
+    "matplotlib": ("components/reporting/",),
+    "jinja2": ("components/reporting/",),
+    "PIL": ("components/reporting/", "components/data/video.py"),
+    "dvc": (),
+}
+# a distribution whose import has another name
+DISTRIBUTIONS: Final = {"yaml": "pyyaml", "PIL": "pillow", "pybullet_data": "pybullet"}
+# what a machine has that only computes; timm brings torchvision
+BARE: Final = frozenset(
+    {"torch", "torchvision", "einops", "timm", "numpy", "jaxtyping", "safetensors", "pyarrow", "pandas", "pydantic"}
+    | {"yaml"}
+)
+# what such a machine does without: runs in MLflow, reading videos, simulating them, the report
+BEYOND_BARE: Final = (
+    "components/tracking.py",
+    "components/data/video.py",
+    "components/data/kuka.py",
+    "components/data/sources.py",
+    "components/data/clips.py",
+    "components/reporting/",
+)
+
+
+def passes(path: str, places: tuple[str, ...]) -> bool:
+    return any(path.startswith(place) if place.endswith("/") else path == place for place in places)
+
+
+def break_ins(tree: Tree) -> list[str]:
+    return [
+        f"{path}:{imported.line} imports {imported.name}, whose only door is "
+        f"{' or '.join(DOORS[imported.top]) or 'nowhere'}"
+        for path, source in tree.sources.items()
+        for imported in source.imports
+        if not imported.relative and imported.top in DOORS and not passes(path, DOORS[imported.top])
+    ]
+
+
+def declared(pyproject: Path) -> frozenset[str]:
+    """The normalised names of the distributions that the project depends on, extras apart."""
+    requirements = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    return frozenset(_normal(re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]) for requirement in requirements)
+
+
+def undeclared(tree: Tree, dependencies: frozenset[str]) -> list[str]:
+    return [
+        f"{path}:{imported.line} imports {imported.top}, which is not among the dependencies in pyproject.toml"
+        for path, source in tree.sources.items()
+        for imported in source.imports
+        if not imported.relative
+        and imported.top not in {*PACKAGES, *sys.stdlib_module_names}
+        and _normal(DISTRIBUTIONS.get(imported.top, imported.top)) not in dependencies
+    ]
+
+
+def too_demanding(tree: Tree) -> list[str]:
+    """Files of components/ that cannot be imported on a machine that only computes, and why."""
+    return [
+        f"{path} cannot be imported without {imported.top}, by way of {reached}:{imported.line}; "
+        "import it where it is used"
+        for path in tree.sources
+        if path.startswith("components/") and not passes(path, BEYOND_BARE)
+        for reached in sorted(tree.closure(path, frozenset({"import"})))
+        for imported in tree.sources[reached].imports
+        if imported.moment == "import" and imported.top not in {*BARE, *PACKAGES, *sys.stdlib_module_names}
+    ]
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_every_vendor_is_imported_at_its_door_only() -> None:
+    problems = break_ins(project())
+    assert not problems, "\n".join(problems)
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    problems = undeclared(project(), declared(ROOT / "pyproject.toml"))
+    assert not problems, "\n".join(problems)
+
+
+def test_components_import_on_a_machine_that_only_computes() -> None:
+    problems = too_demanding(project())
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("components/training/loop.py", "import ray"),
+        ("components/training/loop.py", "def fit():\n    import ray.train"),
+        ("pipeline/train.py", "from ray import train"),
+        ("pipeline/stage.py", "import mlflow"),
+        ("components/data/sources.py", "from yaml import safe_load"),
+        ("components/data/clips.py", "try:\n    import decord\nexcept ImportError:\n    decord = None"),
+        ("components/data/shapes.py", "importlib.import_module('pybullet')"),
+        ("components/nn/blocks.py", "from timm.layers import DropPath"),
+        ("components/metrics/fvd.py", "import matplotlib.pyplot as plt"),
+        ("components/data/kuka.py", "from PIL import Image"),
+        ("pipeline/cluster.py", "import dvc.api"),
+    ],
+)
+def test_a_vendor_beside_its_door_is_found(tmp_path: Path, path: str, text: str) -> None:
+    (problem,) = break_ins(plant(tmp_path, {path: text}))
+    assert path in problem
+    assert "door" in problem
+
+
+def test_a_vendor_at_its_door_is_let_through(tmp_path: Path) -> None:
+    doors = {
+        "pipeline/cluster.py": "import ray.train",
+        "components/tracking.py": "def run():\n    import mlflow",
+        "components/data/video.py": "import av, decord\nfrom PIL import Image",
+        "components/reporting/figures.py": "from matplotlib import pyplot\nfrom PIL import Image",
+        "components/nn/blocks.py": "import torch\nfrom components.nn import from_timm",
+    }
+    assert break_ins(plant(tmp_path, doors)) == []
+
+
+def test_an_undeclared_import_is_found(tmp_path: Path) -> None:
+    pyproject = '[project]\ndependencies = ["torch>=2", "PyYAML", "ray[train]>=2", "av>=14; sys_platform == \'linux\'"]'
+    text = "import torch.nn, yaml, av, ray, json\nfrom components import flow\ndef f():\n    import scipy"
+    tree = plant(tmp_path, {"pyproject.toml": pyproject, "components/flow.py": text})
+    (problem,) = undeclared(tree, declared(tmp_path / "pyproject.toml"))
+    assert "components/flow.py:4 imports scipy" in problem
+
+
+def test_a_room_that_needs_more_than_a_bare_machine_is_found(tmp_path: Path) -> None:
+    tree = plant(
+        tmp_path,
+        {
+            "components/checkpoint.py": "import psutil",
+            "components/training/loop.py": "from components import checkpoint",
+        },
+    )
+    assert [problem.split()[0] for problem in too_demanding(tree)] == [
+        "components/checkpoint.py",
+        "components/training/loop.py",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def run():\n    import psutil",
+        "if TYPE_CHECKING:\n    import psutil",
+        "try:\n    import psutil\nexcept ImportError:\n    psutil = None",
+    ],
+)
+def test_an_import_that_can_wait_asks_nothing_of_the_machine(tmp_path: Path, text: str) -> None:
+    assert too_demanding(plant(tmp_path, {"components/checkpoint.py": text})) == []

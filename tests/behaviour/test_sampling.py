@@ -1,0 +1,140 @@
+"""Claims about sampled frames and videos."""
+
+import pytest
+import torch
+
+from components.errors import InputError
+from components.randomness import Stream
+from components.sampling.frame import sample_frame
+from components.sampling.interface import FramePredictor
+from components.sampling.rollout import rollout
+from tests.behaviour.conftest import LATENT
+
+
+def context(batch: int = 3, frames: int = 2) -> torch.Tensor:
+    return torch.randn(batch, frames, *LATENT, generator=torch.Generator().manual_seed(2))
+
+
+def video(model, sampler, batch=3, frames=3, seed=0) -> torch.Tensor:
+    steps = rollout(model, context(batch), frames, Stream.of(seed, range(batch)), sampler)
+    return torch.stack([step.latent for step in steps], dim=1)
+
+
+def test_the_model_is_what_the_sampler_asks_for(model):
+    assert isinstance(model, FramePredictor)
+
+
+def test_a_video_is_the_same_twice_and_another_with_another_seed(model, sampler):
+    assert torch.equal(video(model, sampler), video(model, sampler))
+    assert not torch.allclose(video(model, sampler), video(model, sampler, seed=1))
+
+
+def test_a_clip_is_the_same_in_any_batch(model, sampler):
+    torch.testing.assert_close(video(model, sampler)[:1], video(model, sampler, batch=1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_longer_rollout_begins_with_the_shorter_one(model, sampler):
+    assert torch.equal(video(model, sampler, frames=4)[:, :2], video(model, sampler, frames=2))
+
+
+def test_memory_in_a_rollout_equals_starting_again_with_all_frames(model, sampler):
+    steps = list(rollout(model, context(), 2, Stream.of(0, range(3)), sampler))
+    longer = torch.cat([context(), steps[0].latent[:, None]], dim=1)
+    with torch.no_grad():
+        again = sample_frame(model, model.remember(longer, None), Stream.of(0, range(3)).fork("frame", 1), sampler)
+    torch.testing.assert_close(again.latent, steps[1].latent, atol=1e-4, rtol=1e-4)
+
+
+def test_scales_of_one_are_the_richest_condition_alone(model, sampler):
+    calls = []
+    embed = model.embed
+    model.embed = lambda known, order, conditions, count: (
+        calls.append(len(conditions)) or embed(known, order, conditions, count)
+    )
+    one = sampler.model_copy(update={"temporal_scale": 1.0, "canvas_scale": 1.0})
+    video(model, one, frames=1)
+    assert set(calls) == {1}
+    calls.clear()
+    video(model, sampler, frames=1)
+    assert set(calls) == {3}
+    calls.clear()
+    video(model, sampler.model_copy(update={"canvas_scale": 1.2}), frames=1)
+    assert set(calls) == {2}
+
+
+def test_without_a_canvas_the_canvas_scale_does_not_matter(make, sampler):
+    model = make(canvas=False)
+    other = sampler.model_copy(update={"canvas_scale": 3.0})
+    assert torch.equal(video(model, sampler), video(model, other))
+
+
+def test_every_token_is_generated_in_exactly_one_set(model, sampler):
+    for frame in rollout(model, context(), 2, Stream.of(0, range(3)), sampler):
+        assert frame.order.shape == (3, 16)
+        counts = torch.stack([(frame.order == k).sum(1) for k in range(4)], dim=1)
+        assert (counts == counts[0]).all()
+        assert counts.sum(1).tolist() == [16, 16, 16]
+
+
+def test_sampling_set_by_set_equals_a_naive_loop_over_the_grid(model, sampler):
+    """The same frame by masked tokens in the order of the grid, one condition at a time and no shared projection."""
+    from components import guidance, masking
+
+    chance = Stream.of(0, range(3))
+    with torch.no_grad():
+        memory = model.remember(context(), None)
+        fast = sample_frame(model, memory, chance, sampler)
+        proposal = model.propose(memory, chance.fork("proposal"), frame_noise=0.3, canvas_noise=0.2)
+        weights = guidance.coefficients((1.2, 1.5))
+        noise = chance.fork("tokens").normal(16, 3)
+        sizes = masking.set_sizes(16, 4)
+        order = fast.order
+        grid, place = torch.zeros(3, 16, 3), 0
+        ranks = masking.partition(
+            proposal.staticness, chance.fork("order").uniform(4, 16), sizes, rule="motion_aware", temperature=6.5
+        )
+        for step, size in enumerate(sizes):
+            for row in range(3):
+                known = (order[row] < step).nonzero().flatten()
+                ids = ranks[row, place : place + size]
+                rest = torch.tensor(
+                    [j for j in range(16) if j not in known.tolist() and j not in ids.tolist()], dtype=torch.long
+                )
+                line = torch.cat([known, ids, rest])[None]
+                x = noise[row : row + 1, place : place + size]
+                for k in range(5):
+                    total = torch.zeros_like(x)
+                    for weight, condition in zip(weights, proposal.conditions, strict=True):
+                        z = model.spatial(
+                            grid[row : row + 1, known],
+                            line,
+                            condition.mask_tokens[row : row + 1],
+                            condition.z_t[row : row + 1],
+                        )
+                        time = torch.full((1, size), 1 - k / 5)
+                        total += weight * model.head.velocity(x, time, model.head.condition(z[:, :size]))
+                    x = x - total / 5
+                grid[row, ids] = x[0]
+            place += size
+    torch.testing.assert_close(model.frame(grid), fast.latent, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sets": 17}, "16 tokens"),
+        ({"sets": 0}, "sampler.sets"),
+        ({"flow_steps": 0}, "flow_steps"),
+        ({"frame_noise": 1.5}, "frame_noise"),
+    ],
+)
+def test_impossible_settings_are_told_in_one_sentence(model, sampler, change, words):
+    with pytest.raises(InputError, match=words):
+        video(model, sampler.model_copy(update=change), frames=1)
+
+
+def test_a_context_with_nan_is_refused(model, sampler):
+    broken = context()
+    broken[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="not finite"):
+        next(rollout(model, broken, 1, Stream.of(0, range(3)), sampler))

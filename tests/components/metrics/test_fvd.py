@@ -1,0 +1,150 @@
+from dataclasses import astuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from components import config
+from components.errors import InputError
+from components.metrics import fvd
+
+PROTOCOL = {
+    "name": "short",
+    "clips": 64,
+    "samples": 1,
+    "context": 1,
+    "frames": 16,
+    "resolution": 64,
+    "resamples": 16,
+    "seed": 0,
+}
+WIDTH = 60  # as many numbers as clips, so that few clips bias the score as they do in life
+SCALES = 4 / torch.arange(1, WIDTH + 1).sqrt()
+
+
+def protocol(**changes: object) -> fvd.ProtocolConfig:
+    return config.parse(fvd.ProtocolConfig, PROTOCOL | changes, where="params.yaml: protocols.short")
+
+
+def draw(count: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, WIDTH, generator=generator, dtype=torch.float64) * SCALES * scale + shift
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("clips", 1, "greater than or equal to 2"),
+        ("samples", 0, "greater than or equal to 1"),
+        ("context", 0, "greater than or equal to 1"),
+        ("frames", 8, "greater than or equal to 9"),
+        ("resolution", 0, "greater than or equal to 1"),
+        ("resamples", -1, "greater than or equal to 0"),
+        ("resamples", 7, "use 0 for no interval, or 8 blocks up to as many as clips"),
+        ("resamples", 65, "up to as many as clips"),
+        ("seed", "one", "valid integer"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_an_error_with_its_path_and_what_is_allowed(
+    key: str, value: object, allowed: str
+) -> None:
+    with pytest.raises(InputError, match=rf"protocols\.short: {key} is .*{allowed}"):
+        protocol(**{key: value})
+
+
+def test_a_protocol_describes_all_that_a_number_depends_on() -> None:
+    text = protocol(name="bair", clips=256, samples=100).describe()
+    for part in ("bair", "256 test clips", "100 predictions each", "frames given: 1", "frames scored: 16", "64x64"):
+        assert part in text
+    for part in ("Kinetics-400", "half-pixel bilinear", "without antialiasing", "[-1, 1]", "float32", "N - 1"):
+        assert part in text
+
+
+def test_no_resamples_give_no_interval() -> None:
+    score = fvd.score(draw(20, 1), draw(30, 2), protocol(resamples=0))
+    assert astuple(score) == (fvd.fvd(draw(20, 1), draw(30, 2)), None, None, 20, 30)
+
+
+def test_the_interval_surrounds_the_value_and_repeats() -> None:
+    real, fake = draw(40, 1), draw(40, 2, scale=1.5)
+    score = fvd.score(real, fake, protocol())
+    assert score.low is not None
+    assert score.high is not None
+    assert 0 < score.low < score.value < score.high
+    assert fvd.score(real, fake, protocol()) == score
+
+
+def test_the_interval_of_a_set_and_itself_is_nothing() -> None:
+    score = fvd.score(draw(40, 1), draw(40, 1), protocol())
+    assert (score.low, score.value, score.high) == pytest.approx((0, 0, 0), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("counts", "scale", "shift"),
+    [
+        pytest.param((64, 64), 1.0, 0.0, id="equal"),
+        pytest.param((64, 64), 1.5, 0.0, id="wider"),
+        pytest.param((64, 64), 1.0, 1.0, id="elsewhere"),
+        pytest.param((32, 128), 1.2, 0.5, id="unlike numbers"),
+    ],
+)
+def test_the_standard_error_is_the_spread_over_new_clips_within_30_percent(
+    counts: tuple[int, int], scale: float, shift: float
+) -> None:
+    def sides(seed: int) -> tuple[Tensor, Tensor]:
+        return draw(counts[0], 2 * seed), draw(counts[1], 2 * seed + 1, scale, shift)
+
+    spread = float(torch.tensor([fvd.fvd(*sides(seed)) for seed in range(200)]).std())
+    errors = [fvd.standard_error(*sides(seed), blocks=16) for seed in range(10)]
+    assert 0.7 < sum(errors) / len(errors) / spread < 1.3
+
+
+def test_the_interval_holds_the_mean_score_of_other_clips_about_19_times_in_20() -> None:
+    pairs = [(draw(40, 2 * seed), draw(40, 2 * seed + 1, scale=1.2, shift=0.5)) for seed in range(100)]
+    mean = sum(fvd.fvd(*pair) for pair in pairs) / len(pairs)
+    scores = [fvd.score(*pair, protocol(resamples=8)) for pair in pairs[:60]]
+    held = sum(score.low <= mean <= score.high for score in scores if score.low is not None and score.high is not None)
+    assert 0.85 <= held / len(scores) <= 1
+
+
+def test_predictions_that_follow_their_clips_spread_less_than_others() -> None:
+    real = draw(64, 1)
+    following = real + 0.5 * draw(64, 2)
+    others = following[torch.randperm(64, generator=torch.Generator().manual_seed(0))]
+    assert fvd.fvd(real, following) == pytest.approx(fvd.fvd(real, others), rel=1e-9)
+    assert fvd.standard_error(real, following, 16) < 0.9 * fvd.standard_error(real, others, 16)
+
+
+def test_a_test_clip_leaves_together_with_all_its_predictions() -> None:
+    # three predictions of each clip that are all the same weigh as one
+    real, fake = draw(32, 1), draw(32, 2, scale=1.5)
+    once = fvd.standard_error(real, fake, 16)
+    assert fvd.standard_error(real, fake.repeat_interleave(3, dim=0), 16) == pytest.approx(once, rel=0.05)
+
+
+def test_a_side_of_fewer_clips_than_blocks_is_cut_into_single_clips() -> None:
+    real, fake = draw(10, 1), draw(40, 2)
+    score = fvd.score(real, fake, protocol(resamples=16))
+    assert score == fvd.score(real, fake, protocol(resamples=10))
+    assert score.low is not None
+
+
+def test_a_side_of_fewer_than_eight_clips_gets_no_interval() -> None:
+    score = fvd.score(draw(40, 1), draw(7, 2), protocol())
+    assert (score.low, score.high) == (None, None)
+
+
+def test_fewer_than_two_clips_are_an_input_error() -> None:
+    with pytest.raises(InputError, match="at least 2 clips"):
+        fvd.fvd(draw(1, 1), draw(40, 2))
+
+
+def test_motion_is_zero_for_frozen_clips_and_counts_grey_levels_for_others() -> None:
+    frames = torch.tensor([[7, 7, 7], [0, 255, 0], [10, 12, 15]], dtype=torch.uint8)
+    clips = frames[:, :, None, None, None].expand(3, 3, 3, 4, 4)
+    assert fvd.motion(clips).tolist() == [0, 255, 2.5]
+
+
+def test_the_motion_of_a_single_frame_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="at least two frames"):
+        fvd.motion(torch.zeros(1, 1, 3, 4, 4, dtype=torch.uint8))

@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torch import nn
+
+from components import flow
+from components.models.flow_head import FlowHead, FlowHeadConfig
+
+PAPER = FlowHeadConfig(width=1280, layers=3, repeats=4)
+
+
+def head(*, opened: bool) -> FlowHead:
+    torch.manual_seed(0)
+    module = FlowHead(FlowHeadConfig(width=24, layers=2, repeats=3), 3, 16)
+    if opened:
+        for parameter in module.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.2)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("embedding", "numbers", "parameters"), [(768, 8, 32_496_648), (1024, 8, 32_824_328), (1024, 16, 32_844_816)]
+)
+def test_the_paper_sized_head_has_as_many_parameters_as_novas(embedding: int, numbers: int, parameters: int) -> None:
+    with torch.device("meta"):
+        module = FlowHead(PAPER, numbers, embedding)
+    assert sum(parameter.numel() for parameter in module.parameters()) == parameters
+
+
+def test_the_first_velocity_is_zero() -> None:
+    module = head(opened=False)
+    assert not module.velocity(torch.randn(2, 5, 3), torch.rand(2, 5), torch.randn(2, 5, 24)).any()
+
+
+def test_the_first_loss_is_the_mean_square_of_the_velocity_it_should_find() -> None:
+    x, noise = torch.randn(2, 5, 3), torch.randn(2, 5, 3, 3)
+    found = head(opened=False).loss(x, torch.randn(2, 5, 16), noise, torch.rand(2, 5, 3))
+    torch.testing.assert_close(found, (noise - x[:, :, None]).square().mean())
+
+
+def test_the_loss_is_the_mean_over_tokens_and_repeats_each_at_its_own_time() -> None:
+    module = head(opened=True)
+    x, z, noise, time = torch.randn(2, 5, 3), torch.randn(2, 5, 16), torch.randn(2, 5, 3, 3), torch.rand(2, 5, 3)
+    errors = []
+    for b, k, a in torch.cartesian_prod(torch.arange(2), torch.arange(5), torch.arange(3)).tolist():
+        point = flow.interpolate(x[b, k], noise[b, k, a], time[b, k, a])
+        velocity = module.velocity(point, time[b, k, a], module.condition(z[b, k]))
+        errors.append((velocity - flow.velocity(x[b, k], noise[b, k, a])).square())
+    torch.testing.assert_close(module.loss(x, z, noise, time), torch.stack(errors).mean())
+
+
+def test_the_velocity_of_a_token_depends_on_that_token_alone() -> None:
+    module, x, z = head(opened=True), torch.randn(2, 5, 3), torch.randn(2, 5, 24)
+    changed = x.clone()
+    changed[1, 3] += 1
+    before, after = (module.velocity(point, torch.full((1, 1), 0.4), z) for point in (x, changed))
+    differs = (before != after).any(-1)
+    assert differs[1, 3]
+    assert differs.sum() == 1
+
+
+def test_one_time_for_all_is_the_same_as_that_time_for_each() -> None:
+    module, x, z = head(opened=True), torch.randn(2, 5, 3), torch.randn(2, 5, 24)
+    for_all, for_each = (module.velocity(x, time, z) for time in (torch.full((1, 1), 0.4), torch.full((2, 5), 0.4)))
+    torch.testing.assert_close(for_all, for_each)
+
+
+def test_the_velocity_depends_on_time_and_on_the_condition() -> None:
+    module, x, z = head(opened=True), torch.randn(2, 5, 3), torch.randn(2, 5, 24)
+    velocity = module.velocity(x, torch.full((2, 5), 0.4), z)
+    assert not torch.allclose(velocity, module.velocity(x, torch.full((2, 5), 0.401), z))
+    assert not torch.allclose(velocity, module.velocity(x, torch.full((2, 5), 0.4), z + 0.1))

@@ -1,0 +1,95 @@
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from components.errors import InputError
+from components.reporting import page
+
+ROWS = ("with-canvas", "no-canvas")
+
+
+def sources(root):
+    return page.Sources(
+        evaluations={row: root / row / "evaluation" for row in ROWS},
+        trainings={row: root / row / "training" for row in ROWS},
+        sweep=root / "sweep",
+        clips=root / "clips",
+        vae=root / "vae",
+    )
+
+
+def render(given, out, **others):
+    texts = {
+        "title": "A run & its <scores>",
+        "facts": {"data": {"size": [64, 64], "nested": {"deep": None}}},
+        "journey": {"videos": "640 mp4"},
+        "commands": {"make repro": "makes everything again"},
+    }
+    page.render(given, **(texts | others), out=out)
+    return (out / "index.html").read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and the tags left open."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in {"meta", "link", "img", "source", "br"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_holds_everything_and_asks_for_nothing(finished, tmp_path):
+    html = render(sources(finished), tmp_path / "out")
+    elements = Elements()
+    elements.feed(html)
+    assert elements.open == []
+    addresses = [attrs[key] for _, attrs in elements.seen for key in ("src", "srcset", "href") if key in attrs]
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"<script|@import|url\(", html)
+    assert all(attrs["alt"] for tag, attrs in elements.seen if tag == "img")
+    anchors = {attrs["href"][1:] for tag, attrs in elements.seen if tag == "a"}
+    assert anchors == {attrs["id"] for tag, attrs in elements.seen if tag == "section"}
+    assert len(anchors) == 8
+    assert "A run &amp; its &lt;scores&gt;" in html
+    assert "&lt;b&gt;odd&lt;/b&gt;.mp4" in html
+    assert "64 clips are few for FVD" in html
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    clips = {f"gallery-{row}-{index}.{kind}" for row in ROWS for index in (0, 1) for kind in ("png", "webp")}
+    figures = {"index.html", "journey.svg", "loss.png", "scores.png", "sweep.png", "vae-0.png", "vae-1.png"}
+    assert files == clips | figures
+
+
+def test_clips_of_one_name_stand_together_and_equal_input_gives_an_equal_page(finished, tmp_path):
+    alone = page.Sources(sources(finished).evaluations, {}, None, None, None)
+    html = render(alone, tmp_path / "one")
+    assert html == render(alone, tmp_path / "two")
+    assert html.count("<h3>a.mp4@0</h3>") == 1
+    assert html.count("<figcaption>with-canvas</figcaption>") == 2
+    assert 'id="sweep"' not in html
+    assert 'id="vae"' not in html
+
+
+def test_a_missing_input_is_one_sentence(finished, tmp_path):
+    shutil.rmtree(finished / "sweep")
+    with pytest.raises(InputError, match=r"trials\.csv does not exist; run `dvc repro`"):
+        render(sources(finished), tmp_path / "out")
+
+
+def test_a_row_may_have_any_name(finished, tmp_path, builders):
+    odd = finished / "odd"
+    builders["scores"](odd, "a/b ü")
+    builders["gallery"](odd)
+    render(page.Sources({"a/b ü": odd}, {}, None, None, None), tmp_path / "out")
+    assert (tmp_path / "out" / "gallery-a_b_ü-0.png").exists()

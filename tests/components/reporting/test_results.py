@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+
+from components.errors import InputError
+from components.reporting import results
+
+
+def test_a_finished_run_reads_back(finished):
+    evaluation = results.read_evaluation(finished / "with-canvas" / "evaluation")
+    assert [score.reference for score in evaluation.scores] == [False, True, True]
+    assert evaluation.scores[0].numbers["fvd"] == 688.4
+    assert evaluation.milliseconds_per_frame == 41.2
+    gallery = results.read_gallery(finished / "with-canvas" / "evaluation")
+    assert gallery.names == ("a.mp4@0", "b.mp4@13")
+    assert results.read_gallery(finished / "no-canvas" / "evaluation").canvas is None
+    assert list(results.read_history(finished / "with-canvas" / "training")["step"]) == [20, 40, 60]
+    sweep = results.read_sweep(finished / "sweep")
+    assert (sweep.parameters, sweep.best) == (("canvas_scale", "temporal_scale"), "t1")
+    videos = results.read_videos(finished / "clips")
+    assert (videos.videos, videos.clips["train"], len(videos.rejected)) == (643, 1536, 1)
+    assert results.read_reconstructions(finished / "vae").names == ("clip 0", "clip 1")
+
+
+def test_numbers_that_were_not_measured_are_absent(finished):
+    evaluation = results.read_evaluation(finished / "with-canvas" / "evaluation")
+    assert "psnr" not in evaluation.scores[1].numbers
+
+
+@pytest.mark.parametrize(
+    ("read", "file"),
+    [
+        (results.read_evaluation, "scores.json"),
+        (results.read_gallery, "gallery.safetensors"),
+        (results.read_reconstructions, "reconstructions.safetensors"),
+        (results.read_history, "history.csv"),
+        (results.read_sweep, "trials.csv"),
+        (results.read_videos, "manifest.json"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named_in_one_sentence(tmp_path, read, file):
+    with pytest.raises(InputError, match=rf"{file} does not exist; run `dvc repro`"):
+        read(tmp_path)
+    for damage in (b"", b"\x00\xff{{{"):
+        (tmp_path / file).write_bytes(damage)
+        with pytest.raises(InputError, match=rf"{file}.*run `dvc repro`"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([], "must hold a mapping"),
+        ({"row": "x"}, "is not a table of scores"),
+        ({"row": "x", "protocol": {}, "sampler": {}, "scores": [{"fvd": 1.0}]}, "is not a table of scores"),
+        (
+            {"row": "x", "protocol": {}, "sampler": {}, "scores": [{"name": "m", "fvd": "low"}]},
+            "is not a table of scores",
+        ),
+        ({"row": "x", "protocol": {}, "sampler": {}, "scores": [{"name": "truth"}]}, "holds no score of a model"),
+    ],
+)
+def test_scores_of_another_form_are_refused(tmp_path, content, told):
+    (tmp_path / "scores.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=told):
+        results.read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({"sample": np.zeros((2, 7, 3, 16, 16), np.uint8)}, "sample has the shape"),
+        ({"sample": None}, "holds no sample"),
+        ({"truth": np.zeros((2, 8, 3, 16, 16), np.float32)}, "truth must be uint8 frames"),
+        ({"context": np.zeros((1, 1, 3, 16, 16), np.uint8)}, "are not of the same clips"),
+        ({"canvas": np.zeros((2, 4, 3, 8, 8), np.uint8)}, "are not of the same clips"),
+        ({"order": np.zeros((2, 4, 4), np.int32)}, "order .* is no map for each of 2 clips"),
+        ({"names": ("one",)}, "holds 2 clips and 1 names"),
+    ],
+)
+def test_a_gallery_whose_parts_disagree_is_refused(tmp_path, builders, odd, told):
+    builders["gallery"](tmp_path, **odd)
+    with pytest.raises(InputError, match=told):
+        results.read_gallery(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("loss\n1\n", "holds no steps"),
+        ("step,loss\n", "holds no steps"),
+        ("step,loss\n1,low\n", "the column loss holds"),
+    ],
+)
+def test_a_history_without_steps_or_with_words_is_refused(tmp_path, text, told):
+    (tmp_path / "history.csv").write_text(text)
+    with pytest.raises(InputError, match=told):
+        results.read_history(tmp_path)
+
+
+def test_a_search_without_a_scored_trial_is_refused(tmp_path, builders):
+    builders["trials"](tmp_path, fvd=[None] * 4)
+    with pytest.raises(InputError, match="holds no trial with a score"):
+        results.read_sweep(tmp_path)

@@ -1,0 +1,109 @@
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from components.reporting import results, tables
+
+
+@pytest.fixture
+def evaluations(finished):
+    return [results.read_evaluation(finished / row / "evaluation") for row in ("with-canvas", "no-canvas")]
+
+
+def texts(line):
+    return [cell.text for cell in line.cells]
+
+
+def renumbered(evaluation, **numbers):
+    first, *others = evaluation.scores
+    return dataclasses.replace(evaluation, scores=(results.Score(first.name, first.numbers | numbers), *others))
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [(1489.04, 0, "1\u2009489"), (21.4, 2, "21.40"), (-0.5, 1, "−0.5"), (None, 2, "–"), (float("nan"), 2, "–")],
+)
+def test_a_number_has_its_digits_and_a_missing_one_a_dash(value, digits, shown):
+    assert tables.number(value, digits) == shown
+
+
+def test_references_stand_once_and_after_the_models(evaluations):
+    table = tables.score_table(evaluations)
+    assert [line.cells[0].text for line in table.lines] == [
+        "with-canvas",
+        "no-canvas",
+        "real against real",
+        "copy last frame",
+    ]
+    assert [line.kind for line in table.lines] == ["model", "model", "reference", "reference"]
+    assert len(table.notes) == 2
+
+
+def test_the_best_of_the_models_is_marked_and_a_better_reference_is_not(evaluations):
+    table = tables.score_table(evaluations)
+    column = [cell.text for cell in table.heads].index("FVD")
+    assert [line.cells[column].best for line in table.lines] == [True, False, False, False]
+    assert table.lines[0].cells[column].detail == "641 to 735"
+
+
+def test_one_model_alone_is_not_the_best_of_anything(evaluations):
+    table = tables.score_table(evaluations[:1])
+    assert not any(cell.best for line in table.lines for cell in line.cells)
+
+
+def test_columns_that_nobody_measured_are_left_out_and_unknown_numbers_kept(evaluations):
+    heads = [cell.text for cell in tables.score_table([renumbered(evaluations[0], kernel_distance=0.5)]).heads]
+    assert "SSIM" not in heads
+    assert "kernel distance" in heads
+    assert not any("low" in head for head in heads)
+
+
+def test_parameters_are_in_millions(evaluations):
+    table = tables.score_table(evaluations)
+    assert texts(table.lines[0])[[cell.text for cell in table.heads].index("parameters")] == "3.21"
+
+
+def test_few_clips_are_said_to_be_few_with_the_measured_null(evaluations):
+    (told, *_) = tables.verdicts(evaluations[:1])
+    assert "64 clips are few" in told
+    assert "350 ± 32" in told
+    assert "real against real reads 340" in told
+    assert tables.verdicts([renumbered(evaluations[0], clips=8)])[0].startswith("8 clips are few")
+    assert tables.verdicts([renumbered(evaluations[0], clips=512)]) == ()
+
+
+def test_overlapping_intervals_are_said_not_to_tell_models_apart(evaluations):
+    first, second = (renumbered(evaluation, clips=2048) for evaluation in evaluations)
+    overlapping = tables.verdicts([first, second])
+    assert overlapping == (
+        "The FVD intervals of with-canvas and no-canvas overlap: this evaluation does not tell them apart.",
+    )
+    apart = renumbered(second, fvd_low=800.0, fvd_high=900.0)
+    assert tables.verdicts([first, apart]) == ()
+
+
+def test_unequal_protocols_do_not_stand_in_one_table(evaluations):
+    other = dataclasses.replace(evaluations[1], protocol={"dataset": "kuka", "frames": 17})
+    assert tables.by_protocol([evaluations[0], other]) == ((evaluations[0],), (other,))
+    assert tables.by_protocol(evaluations) == (tuple(evaluations),)
+    assert tables.protocol_line(other.protocol) == "dataset kuka · frames 17"
+    assert tables.protocol_line({"frames": 17, "description": "17 frames at 64 x 64"}) == "17 frames at 64 x 64"
+
+
+def test_trials_are_ranked_and_failed_ones_last(finished):
+    table = tables.sweep_table(results.read_sweep(finished / "sweep"))
+    assert [line.cells[0].text for line in table.lines] == ["t1", "t3", "t0", "t2"]
+    assert [line.cells[0].detail for line in table.lines] == ["best", "", "", "failed"]
+    assert [cell.text for cell in table.heads] == ["trial", "canvas scale", "temporal scale", "FVD", "time a frame"]
+
+
+def test_a_history_ends_with_the_last_number_of_each_kind():
+    history = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.5], "validation_loss": [1.75, None]})
+    table = tables.history_table({"a": history, "b": history[["step"]]})
+    assert [texts(line) for line in table.lines] == [["a", "2", "1.5", "1.75"], ["b", "2", "–", "–"]]
+
+
+def test_reasons_are_counted():
+    rejected = pd.DataFrame({"split": "train", "video": list("abc"), "reason": ["short", "broken", "short"]})
+    assert [texts(line) for line in tables.reason_table(rejected).lines] == [["short", "2"], ["broken", "1"]]

@@ -1,0 +1,274 @@
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components import checkpoint
+from components.config import parse
+from components.errors import InputError
+from components.nn.losses import Losses
+from components.randomness import Stream
+from components.training.loop import Data, Progress, Trainable, Training, fit
+from components.training.optimizer import RecipeConfig
+from tests.behaviour.conftest import LATENT, tiny_config
+
+Batch = tuple[tuple[int, ...], Tensor]
+POINTS = torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
+
+
+def recipe(**changes: Any) -> RecipeConfig:
+    whole = {
+        "seed": 0, "steps": 12, "batch": 4, "learning_rate": 0.05, "schedule": "cosine", "warmup": 3,
+        "weight_decay": 0.1, "clip": 0.5, "ema": 0.8, "precision": "float32", "workers": 1, "log_every": 3,
+        "validate_every": 6, "validation_clips": 4, "checkpoint_every": 4,
+    }  # fmt: skip
+    return parse(RecipeConfig, whole | changes, where="here")
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    noise: Tensor
+
+
+class Linear(nn.Module):
+    """Learns the sum of noisy points: chance, a buffer and two terms, all that the loop must carry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.layer = nn.Linear(3, 1)
+        self.register_buffer("scale", torch.ones(()))
+
+    def draw(self, batch: Tensor, stream: Stream) -> Draws:
+        return Draws(stream.fork("noise").normal(3))
+
+    def forward(self, batch: Tensor, draws: Draws) -> Losses:
+        error = self.layer(batch + 0.1 * draws.noise).squeeze(-1) - batch.sum(-1)
+        return Losses.weighted({"fit": error.square().mean(), "far": error.abs().mean()}, {"fit": 1.0, "far": 0.5})
+
+
+def ids(step: int) -> tuple[int, ...]:
+    return tuple((4 * step + i) % 32 for i in range(4))
+
+
+def batches(start: int) -> Iterator[Batch]:
+    return ((ids(step), POINTS[list(ids(step))]) for step in itertools.count(start))
+
+
+DATA = Data(batches, [((30, 31), POINTS[30:])])
+
+
+def weight(whole: Training) -> Tensor:
+    return whole.model.get_parameter("layer.weight").detach()
+
+
+def training(config: RecipeConfig, make: Callable[[], nn.Module] = Linear) -> Training:
+    return Training(make(), lambda model: model, config)
+
+
+def trained(config: RecipeConfig, data: Data = DATA) -> tuple[Training, list[Progress]]:
+    whole = training(config)
+    return whole, list(fit(whole, data))
+
+
+def equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return bool(first == second)
+
+
+def test_anything_that_draws_and_returns_losses_can_be_trained() -> None:
+    assert isinstance(Linear(), Trainable)
+    assert isinstance(tiny_config().build(), Trainable)
+
+
+def test_training_goes_down_and_ends_at_the_recipes_last_step() -> None:
+    whole, progress = trained(recipe(steps=120, weight_decay=0.0, clip=10.0))
+    losses = [entry.metrics["loss"] for entry in progress if entry.metrics]
+    assert whole.step == 120
+    assert [entry.step for entry in progress] == list(range(1, 121))
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("stop", [4, 8])
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stop: int, tmp_path: Any) -> None:
+    whole, progress = trained(recipe())
+    first = training(recipe())
+    for entry in fit(first, DATA):
+        if entry.step == stop:
+            assert entry.state is not None
+            checkpoint.save(tmp_path / "state", entry.state(), {})
+            break
+    second = training(recipe())
+    nn.init.zeros_(weight(second))
+    second.restore(checkpoint.load(tmp_path / "state", {}))
+    rest = list(fit(second, DATA))
+    assert equal(second.state(), whole.state())
+    assert equal(second.weights(), whole.weights())
+    assert [entry.step for entry in rest] == list(range(stop + 1, 13))
+    last, expected = (dict(entries[-1].metrics) for entries in (rest, progress))
+    for timing in ("steps_per_second", "data_wait"):
+        del last[timing], expected[timing]
+    assert last == expected
+
+
+def test_a_finished_training_that_is_started_again_does_nothing() -> None:
+    whole, _ = trained(recipe())
+    assert list(fit(whole, DATA)) == []
+
+
+def test_metrics_checkpoints_and_validations_come_when_they_are_due() -> None:
+    _, progress = trained(recipe(steps=11, log_every=3, validate_every=4, checkpoint_every=5))
+    assert [entry.step for entry in progress if "loss" in entry.metrics] == [3, 6, 9, 11]
+    assert [entry.step for entry in progress if "validation_loss" in entry.metrics] == [4, 8, 11]
+    assert [entry.step for entry in progress if entry.state] == [5, 10, 11]
+
+
+def test_metrics_are_means_over_the_interval() -> None:
+    _, each = trained(recipe(log_every=1))
+    _, some = trained(recipe(log_every=3))
+    for name in ("loss", "fit", "far", "gradient_norm"):
+        expected = sum(entry.metrics[name] for entry in each[3:6]) / 3
+        assert some[5].metrics[name] == pytest.approx(expected)
+    assert each[3].metrics["loss"] == pytest.approx(each[3].metrics["fit"] + 0.5 * each[3].metrics["far"])
+
+
+def test_averaged_weights_are_the_moving_average_of_the_weights_after_each_step() -> None:
+    whole, expected = training(recipe()), None
+    for _ in fit(whole, DATA):
+        now = weight(whole)
+        expected = now.clone() if expected is None else 0.8 * expected + 0.2 * now
+        torch.testing.assert_close(whole.weights()["layer.weight"], expected)
+    assert not torch.allclose(whole.weights()["layer.weight"], now)
+
+
+def test_validation_is_of_the_averaged_weights_with_the_same_chance_every_time() -> None:
+    whole, progress = trained(recipe())
+    averaged = Linear()
+    averaged.load_state_dict(whole.weights())
+    draws = averaged.draw(POINTS[30:], Stream.of(0, (30, 31)).fork("validation"))
+    assert progress[-1].metrics["validation_loss"] == pytest.approx(averaged(POINTS[30:], draws).total.item())
+    assert whole.validate(DATA) == whole.validate(DATA)
+
+
+def test_validation_counts_clips_and_not_batches() -> None:
+    whole = training(recipe())
+    parts = [((0, 1, 2), POINTS[:3]), ((3,), POINTS[3:4])]
+    (three, one) = (whole.validate(Data(batches, [part]))["validation_fit"] for part in parts)
+    both = whole.validate(Data(batches, parts))["validation_fit"]
+    assert both == pytest.approx((3 * three + one) / 4)
+
+
+def test_validation_does_not_change_the_training() -> None:
+    often, _ = trained(recipe(validate_every=1))
+    never, _ = trained(recipe(), Data(batches, []))
+    assert equal(often.state(), never.state())
+
+
+def test_without_validation_clips_there_is_no_validation_loss() -> None:
+    _, progress = trained(recipe(), Data(batches, []))
+    assert not any(name.startswith("validation") for entry in progress for name in entry.metrics)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_terms_and_samples() -> None:
+    def torn(start: int) -> Iterator[Batch]:
+        for step, (samples, batch) in enumerate(batches(start), start):
+            yield samples, batch * (math.nan if step == 4 else 1)
+
+    with pytest.raises(InputError) as caught:
+        list(fit(training(recipe()), Data(torn, [])))
+    text = str(caught.value)
+    assert "the loss is not finite in the steps up to 6 (loss nan, fit nan, far nan" in text
+    assert f"samples {list(ids(5))}" in text
+    assert "lower the learning rate" in text
+
+
+def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint() -> None:
+    def torn(start: int) -> Iterator[Batch]:
+        return ((samples, batch * math.nan) for samples, batch in batches(start))
+
+    steps = fit(training(recipe(log_every=6, checkpoint_every=4)), Data(torn, []))
+    with pytest.raises(InputError, match="not finite"):
+        next(entry for entry in steps if entry.state is not None)
+
+
+def test_gradients_are_clipped_and_told_as_they_were() -> None:
+    whole = training(recipe(clip=1e-3))
+    _, norm = whole.update(ids(0), POINTS[:4])
+    gradients = [parameter.grad for parameter in whole.model.parameters()]
+    clipped = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm()
+    assert norm.item() > 0.1
+    assert clipped.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_another_seed_is_another_training_and_the_same_seed_the_same() -> None:
+    first, second, other = trained(recipe())[0], trained(recipe())[0], trained(recipe(seed=1))[0]
+    assert equal(first.state(), second.state())
+    assert not equal(first.weights(), other.weights())
+
+
+def test_every_step_has_chance_of_its_own() -> None:
+    whole = training(recipe(learning_rate=0.0))
+    losses = [whole.update(ids(0), POINTS[:4])[0].total.item() for _ in range(3)]
+    assert len(set(losses)) == 3
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_the_mean_gradient_of_two_workers_is_the_gradient_of_one() -> None:
+    """Each worker has half of the batch; what a sample draws does not depend on whose half it is in."""
+    clips = torch.randn(4, 3, *LATENT, generator=torch.Generator().manual_seed(2))
+
+    def gradient(part: slice) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        worker = training(recipe(), tiny_config().build)
+        samples = tuple(range(10, 14))[part]
+        worker.losses(worker.forward, samples, clips[part], "step", 0).total.backward()
+        return gradients(worker.model)
+
+    one, first, second = gradient(slice(None)), gradient(slice(0, 2)), gradient(slice(2, 4))
+    assert one.keys() == first.keys() == second.keys()
+    for name, whole in one.items():
+        torch.testing.assert_close((first[name] + second[name]) / 2, whole, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_bfloat16_keeps_weights_and_losses_in_float32_and_stays_near() -> None:
+    clips = torch.randn(4, 3, *LATENT, generator=torch.Generator().manual_seed(2))
+    totals = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        whole = training(recipe(precision=precision), tiny_config().build)
+        losses, _ = whole.update((0, 1, 2, 3), clips)
+        totals.append(losses.total)
+        assert losses.total.dtype == torch.float32
+        assert {parameter.dtype for parameter in whole.model.parameters()} == {torch.float32}
+    torch.testing.assert_close(totals[1], totals[0], rtol=0.02, atol=0)
+
+
+def test_a_state_can_be_taken_to_another_training_and_both_go_on_alike() -> None:
+    first = training(recipe())
+    for entry in fit(first, DATA):
+        if entry.step == 5:
+            break
+    second = training(recipe())
+    second.restore(copy.deepcopy(first.state()))
+    for one in (first, second):
+        one.update(ids(5), POINTS[list(ids(5))])
+    assert equal(first.state(), second.state())
+
+
+def test_a_recipe_that_cannot_be_followed_is_refused_before_the_first_step() -> None:
+    with pytest.raises(InputError, match=r"recipe\.ema"):
+        training(recipe(ema=1.5))

@@ -1,0 +1,117 @@
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from components.config import parse
+from components.errors import InputError
+from components.training.optimizer import RecipeConfig, build_optimizer, build_schedule
+from tests.behaviour.conftest import tiny_config
+
+
+def recipe(**changes: Any) -> RecipeConfig:
+    whole = {
+        "seed": 0, "steps": 100, "batch": 4, "learning_rate": 0.5, "schedule": "cosine", "warmup": 10,
+        "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32", "workers": 1, "log_every": 10,
+        "validate_every": 50, "validation_clips": 4, "checkpoint_every": 50,
+    }  # fmt: skip
+    return parse(RecipeConfig, whole | changes, where="here")
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Conv2d(4, 2, 3))
+        self.head = nn.Linear(4, 2)
+        self.token = nn.Parameter(torch.zeros(4))
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"head.weight"}
+
+
+def decayed(model: nn.Module, config: RecipeConfig) -> set[str]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(model, config).param_groups
+    return {names[id(parameter)] for group in groups if group["weight_decay"] for parameter in group["params"]}
+
+
+def test_weights_are_decayed_and_biases_norms_tokens_and_named_parameters_are_not() -> None:
+    assert decayed(Model(), recipe()) == {"body.0.weight", "body.2.weight"}
+
+
+def test_what_is_frozen_is_not_given_to_the_optimiser() -> None:
+    model = Model()
+    given = {id(p) for group in build_optimizer(model, recipe()).param_groups for p in group["params"]}
+    assert given == {id(parameter) for name, parameter in model.named_parameters() if not name.startswith("frozen")}
+
+
+def test_in_the_video_model_the_flow_head_is_not_decayed_and_the_attention_is() -> None:
+    names = decayed(tiny_config().build(), recipe())
+    assert not any(name.startswith("head.") for name in names)
+    assert "spatial.blocks.0.attention.qkv.weight" in names
+
+
+@pytest.mark.parametrize("block", ["plain", "expert_norm", "mm_dit"])
+def test_in_the_video_model_no_norm_is_decayed(block: str) -> None:
+    assert {name for name in decayed(tiny_config(block=block).build(), recipe()) if "norm" in name} == set()
+
+
+def test_the_optimiser_is_adamw_with_the_papers_betas() -> None:
+    optimizer = build_optimizer(Model(), recipe())
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.95)}
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+
+
+def rates(config: RecipeConfig) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    schedule, found = build_schedule(optimizer, config), []
+    for _ in range(config.steps):
+        found.append(float(schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_the_rate_warms_up_in_equal_steps_from_above_zero() -> None:
+    found = rates(recipe())
+    assert found[:11] == pytest.approx([0.5 * (step + 1) / 11 for step in range(11)])
+
+
+def test_a_constant_rate_is_constant_after_its_warm_up() -> None:
+    assert set(rates(recipe(schedule="constant"))[10:]) == {0.5}
+
+
+def test_a_cosine_is_half_way_down_at_half_time_and_ends_at_a_hundredth() -> None:
+    found = rates(recipe())
+    assert found[10] == pytest.approx(0.5)
+    assert found[55] == pytest.approx(0.5 * (0.01 + 0.99 / 2))
+    assert found[99] == pytest.approx(0.5 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * 89 / 90))))
+    assert all(before > after for before, after in itertools.pairwise(found[10:]))
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
+    assert rates(recipe(warmup=0))[0] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 0}, "recipe.steps is 0; it must be at least 1"),
+        ({"batch": 0}, "recipe.batch is 0"),
+        ({"workers": 0}, "recipe.workers is 0"),
+        ({"log_every": 0}, "recipe.log_every is 0"),
+        ({"validate_every": -1}, "recipe.validate_every is -1"),
+        ({"checkpoint_every": 0}, "recipe.checkpoint_every is 0"),
+        ({"batch": 6, "workers": 4}, "recipe.batch is 6, which 4 workers cannot share equally"),
+        ({"ema": 1.0}, "recipe.ema is 1.0"),
+        ({"ema": -0.1}, "recipe.ema is -0.1"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_told_in_one_sentence(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        recipe(**change).check()

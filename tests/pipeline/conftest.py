@@ -1,0 +1,115 @@
+"""A whole project in a temporary folder: this code, tiny parameters, moving shapes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CODE = ("components", "pipeline", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
+
+
+def tiny(params: dict[str, Any]) -> dict[str, Any]:
+    """The default parameters, as small as every mechanism allows."""
+    world = params["simulations"]["kuka"]
+    world |= {
+        "kind": "shapes",
+        "episodes": {"train": 12, "val": 4, "test": 8},
+        "frames": 18,
+        "resolution": [32, 32],
+        "objects": [1, 2],
+    }
+    params["datasets"]["kuka"] |= {"resolution": [32, 32], "shard": 4}
+    params["autoencoders"]["kuka-vae"] |= {"resolution": [32, 32], "width": 16, "depth": 1, "channels": 4}
+    for model in params["models"].values():
+        model["latent"] = [4, 4, 4]
+        for part in ("temporal", "canvas", "spatial"):
+            if model[part]:
+                model[part] |= {"width": 32, "heads": 2, "layers": 2}
+        model["head"] |= {"width": 32, "layers": 1}
+    for recipe in params["recipes"].values():
+        recipe |= {"steps": 6, "batch": 2, "log_every": 2, "validate_every": 3, "checkpoint_every": 3, "warmup": 1}
+    for sampler in params["samplers"].values():
+        sampler |= {"flow_steps": 2, "sets": 2}
+    for search in params["searches"].values():
+        search |= {"trials": 2, "clips": 2}
+    params["protocols"]["kuka"] |= {"clips": 4, "frames": 9, "resolution": 32, "resamples": 0}
+    return params
+
+
+def build(folder: Path) -> Path:
+    """A project of its own under git and DVC, with tiny parameters; downloads of public weights are shared."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CODE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    (folder / "mlruns").mkdir()
+    (folder / "mlruns" / ".gitignore").write_text("*\n", encoding="utf-8")
+    (ROOT / ".state" / "downloads").mkdir(parents=True, exist_ok=True)
+    (folder / ".state").mkdir()
+    (folder / ".state" / "downloads").symlink_to(ROOT / ".state" / "downloads")
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "config", "user.email", "nobody@example.org")
+    run(folder, "git", "config", "user.name", "nobody")
+    run(folder, "dvc", "init", "-q")
+    run(folder, "dvc", "config", "core.analytics", "false")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "tiny")
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """A user's shell: none of our variables, this interpreter's programs first on the path."""
+    kept = ("HOME", "LANG", "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "PIP_FIND_LINKS")
+    inherited = {name: value for name, value in os.environ.items() if name in kept or name.startswith("PIP_")}
+    return {**inherited, "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"}
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """A command in the project, as a user would type it."""
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500)
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)} left with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A fresh project in which nothing has run."""
+    return build(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which `dvc repro` has run once; tests must leave it as it is, or copy it."""
+    folder = build(tmp_path_factory.mktemp("journey") / "project")
+    run(folder, "dvc", "repro")
+    return folder
+
+
+@pytest.fixture
+def edit() -> Callable[[Path, str, Any], None]:
+    """Sets one value of a project's params.yaml by its dotted path."""
+
+    def set_value(folder: Path, path: str, value: Any) -> None:
+        file = folder / "params.yaml"
+        params = yaml.safe_load(file.read_text(encoding="utf-8"))
+        *parents, last = path.split(".")
+        place = params
+        for name in parents:
+            place = place[name]
+        place[last] = value
+        file.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+    return set_value

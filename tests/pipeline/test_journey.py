@@ -1,0 +1,169 @@
+"""The whole journey with real libraries on a tiny world: `dvc repro` and what a user does after it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.pipeline.conftest import ROOT, run
+
+pytestmark = pytest.mark.slow
+STAGES = ("simulate", "preprocess", "train_vae", "cache_latents", "train", "sweep", "evaluate", "report", "weights")
+
+
+def copy(journey: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(journey, tmp_path / "copy", symlinks=True))
+
+
+def test_everything_is_up_to_date_after_one_command(journey):
+    assert "up to date" in run(journey, "dvc", "status").stdout
+    again = run(journey, "dvc", "repro").stdout
+    assert "Running stage" not in again
+
+
+def test_every_stage_has_a_finished_run_with_parameters_and_metrics(journey):
+    client = MlflowClient(f"sqlite:///{journey}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("canvasmar")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {one.info.status for one in runs} == {"FINISHED"}
+    by_stage = {stage: [one for one in runs if one.data.tags.get("stage") == stage] for stage in STAGES}
+    assert {stage: len(found) > 0 for stage, found in by_stage.items()} == dict.fromkeys(STAGES, True)
+    for stage in ("train", "evaluate", "train_vae", "simulate", "preprocess"):
+        assert all(one.data.params and one.data.metrics for one in by_stage[stage]), stage
+    parents = {one.info.run_id for one in by_stage["sweep"]}
+    trials = [one for one in runs if one.data.tags.get("mlflow.parentRunId") in parents]
+    assert len(trials) == 4
+    assert all("fvd" in one.data.metrics for one in trials)
+    names = [file.path for one in by_stage["evaluate"] for file in client.list_artifacts(one.info.run_id)]
+    assert {"videos", "pictures", "scores.json"} <= set(names)
+
+
+def test_scores_hold_the_reference_rows(journey):
+    for row in ("kuka-canvasmar", "kuka-no-canvas"):
+        content = json.loads((journey / "data" / "evaluations" / row / "scores.json").read_text())
+        names = [line["name"] for line in content["scores"]]
+        assert names == [row, "copy last frame", "VAE reconstruction", "real against real"]
+        assert all(line["fvd"] >= 0 for line in content["scores"])
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(journey):
+    page = (journey / "report" / "index.html").read_text(encoding="utf-8")
+    assert "kuka-canvasmar" in page
+    assert "kuka-no-canvas" in page
+    assert 'src="http' not in page
+    assert not re.search(r"<link[^>]+href=.(?!data:)", page)
+
+
+def test_another_sampler_value_trains_nothing_again(journey, tmp_path):
+    folder = copy(journey, tmp_path)
+    told = run(folder, "dvc", "exp", "run", "-S", "samplers.default.flow_steps=3").stdout
+    ran = {line.split("'")[1].split("@")[0] for line in told.splitlines() if line.startswith("Running stage")}
+    assert ran == {"sweep", "evaluate", "report"}
+    assert "Running stage 'sweep@kuka-no-canvas'" not in told
+
+
+def test_the_same_videos_give_the_same_clips_and_the_same_latents_the_same_model(journey, tmp_path):
+    folder = copy(journey, tmp_path)
+    before = (folder / "dvc.lock").read_text(encoding="utf-8")
+    run(folder, "dvc", "repro", "--force", "--single-item", "preprocess@kuka")
+    run(folder, "dvc", "repro", "--force", "--single-item", "train@kuka-canvasmar")
+    after = (folder / "dvc.lock").read_text(encoding="utf-8")
+    wanted = ("preprocess@kuka", "train@kuka-canvasmar")
+    assert outs(before, wanted) == outs(after, wanted)
+
+
+@pytest.mark.xfail(strict=False, reason="one of 24 videos once differed under heavy load; the cause is not known yet")
+def test_the_same_seed_gives_the_same_videos(journey, tmp_path):
+    folder = copy(journey, tmp_path)
+    before = (folder / "dvc.lock").read_text(encoding="utf-8")
+    run(folder, "dvc", "repro", "--force", "--single-item", "simulate@kuka")
+    after = (folder / "dvc.lock").read_text(encoding="utf-8")
+    assert outs(before, ("simulate@kuka",)) == outs(after, ("simulate@kuka",))
+
+
+def outs(lock: str, wanted: tuple[str, ...]) -> list[str]:
+    import yaml
+
+    stages = yaml.safe_load(lock)["stages"]
+    return [out["md5"] for name in wanted for out in stages[name]["outs"] if out["path"].startswith("data/")]
+
+
+def test_predict_continues_a_video_of_ones_own(journey, tmp_path):
+    folder = copy(journey, tmp_path)
+    video = next((folder / "data" / "videos" / "kuka" / "test").glob("*.mp4"))
+    own = folder / "my own vidéo.mp4"
+    shutil.copy(video, own)
+    run(folder, "python", "-m", "pipeline.predict", str(own), "--row", "kuka-canvasmar", "--frames", "5")
+    made = folder / "predictions" / "kuka-canvasmar"
+    assert {path.suffix for path in made.iterdir()} == {".mp4", ".gif"}
+    from components.data import video as videos
+
+    frames = videos.read(made / "my own vidéo.mp4", (128, 128)).frames
+    assert len(frames) == 6
+
+
+def test_predict_says_what_is_wrong(journey, tmp_path):
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    done = run(journey, "python", "-m", "pipeline.predict", str(empty), "--row", "kuka-canvasmar", check=False)
+    assert done.returncode == 2
+    assert "empty" in done.stderr.splitlines()[-1]
+    done = run(journey, "python", "-m", "pipeline.predict", str(empty), "--row", "no-such-row", check=False)
+    assert done.returncode == 2
+    assert "no-such-row" in done.stderr.splitlines()[-1]
+
+
+def test_a_model_of_another_vae_is_refused(journey, tmp_path, edit):
+    folder = copy(journey, tmp_path)
+    config = folder / "data" / "models" / "kuka-canvasmar" / "config.json"
+    content = json.loads(config.read_text())
+    config.unlink()
+    config.write_text(json.dumps({**content, "autoencoder": "0123456789abcdef"}))
+    done = run(folder, "dvc", "repro", "--single-item", "--force", "evaluate@kuka-canvasmar", check=False)
+    assert done.returncode != 0
+    assert "0123456789abcdef" in done.stderr + done.stdout
+
+
+def test_a_vae_that_does_not_fit_the_clips_is_refused(journey, tmp_path, edit):
+    folder = copy(journey, tmp_path)
+    edit(folder, "autoencoders.kuka-vae.resolution", [64, 64])
+    done = run(folder, "dvc", "repro", "train_vae@kuka-vae", check=False)
+    assert done.returncode != 0
+    assert "change one of them in params.yaml" in done.stderr + done.stdout
+
+
+def test_a_model_that_does_not_fit_the_latents_is_refused(journey, tmp_path, edit):
+    folder = copy(journey, tmp_path)
+    edit(folder, "models.canvas.latent", [8, 4, 4])
+    done = run(folder, "dvc", "repro", "train@kuka-canvasmar", check=False)
+    assert done.returncode != 0
+    assert "set model.latent to these numbers" in done.stderr + done.stdout
+
+
+def test_weights_of_another_configuration_are_refused(journey, tmp_path):
+    folder = copy(journey, tmp_path)
+    models = folder / "data" / "models"
+    other = models / "kuka-no-canvas" / "weights.safetensors"
+    mine = models / "kuka-canvasmar" / "weights.safetensors"
+    mine.unlink()
+    shutil.copy(other, mine)
+    video = next((folder / "data" / "videos" / "kuka" / "test").glob("*.mp4"))
+    done = run(folder, "python", "-m", "pipeline.predict", str(video), "--row", "kuka-canvasmar", check=False)
+    assert done.returncode == 2
+    assert "belongs to another configuration" in done.stderr
+
+
+def test_real_recordings_become_clips(journey, tmp_path, edit):
+    droid = ROOT.parent / "shared" / "data" / "droid"
+    if not droid.is_dir():
+        pytest.skip("the DROID recordings are not beside the project")
+    folder = copy(journey, tmp_path)
+    lab = sorted(path for path in droid.iterdir() if path.is_dir())[0]
+    edit(folder, "datasets.kuka.path", str(lab))
+    edit(folder, "datasets.kuka.split", {"kind": "hash", "val": 0.1, "test": 0.1})
+    run(folder, "python", "-m", "pipeline.preprocess", "--row", "kuka", "--out", "clips")
+    manifest = json.loads((folder / "clips" / "manifest.json").read_text())
+    assert manifest["counts"]["train"] > 50

@@ -1,0 +1,247 @@
+"""Whole files of parameters: every stage can read them, their parts fit one another, and they are the paper's."""
+
+import functools
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from components.autoencoders.causal import CausalVAEConfig
+from components.config import parse, plain, read_yaml
+from components.data.sources import FolderConfig
+from components.metrics.fvd import ProtocolConfig
+from components.models.canvasmar import CanvasMARConfig
+from components.sampling.frame import SamplerConfig
+from components.sampling.search import SearchConfig, settings
+from components.training.optimizer import RecipeConfig
+from pipeline.stage import Experiment, resolve
+
+ROOT = Path(__file__).parents[2]
+PRESETS = ("bair", "ucf101", "kinetics600")
+FILES = {"default": ROOT / "params.yaml"} | {path.stem: path for path in sorted((ROOT / "presets").glob("*.yaml"))}
+
+# Table 3 of the paper, from top to bottom; what it does not say stands in the presets alone
+TABLE: dict[str, tuple[Any, Any, Any]] = {
+    "temporal (dim, layers)": ((768, 8), (1024, 16), (1024, 16)),
+    "canvas (dim, layers)": ((768, 4), (1024, 8), (1024, 8)),
+    "spatial (dim, layers, depth)": ((768, 8, 2), (1024, 16, 4), (1024, 16, 4)),
+    "additional architecture": ("expert_norm", "expert_norm", "mm_dit"),
+    "flow decoder (dim, layers)": ((1280, 3), (1280, 3), (1280, 3)),
+    "autoregressive steps": (4, 8, 10),
+    "batch": (192, 64, 192),
+    "epochs": (600, 800, 270),
+    "resolution": ((17, 64, 64), (17, 256, 256), (17, 128, 128)),
+    "compression": ((2, 4), (4, 8), (4, 8)),
+    "latent resolution": ((9, 16, 16), (5, 32, 32), (5, 16, 16)),
+    "training r": ((0.2, 0.6), (0.2, 0.6), (0.2, 0.6)),
+    "training r'": ((0.0, 0.3), (0.0, 0.3), (0.0, 0.3)),
+    "sampling r": (0.3, 0.3, 0.4),
+    "sampling r'": (0.2, 0.2, 0.2),
+    "confidence temperature": (6.5, 6.5, 6.5),
+    "flow-head steps": (30, 30, 30),
+    "canvas CFG": (1.5, 1.5, 2.25),
+    "temporal CFG": (1.2, 1.2, 1.1),
+    "evaluated (frames, side)": ((16, 64), (16, 256), (16, 64)),
+}
+VIDEOS = {"bair": 43_264, "ucf101": 9_537, "kinetics600": 400_000}  # of an epoch
+MILLIONS = {"bair": (175.1, 146.8), "ucf101": (538.2, 437.4), "kinetics600": (739.7, 638.9), "kuka-gpu": (47.5, 40.4)}
+
+
+@functools.cache
+def tables(name: str) -> dict[str, Any]:
+    return read_yaml(FILES[name])
+
+
+@functools.cache
+def stages() -> dict[str, str | None]:
+    """From each stage of the DAG to the table whose rows it runs over."""
+    found = {}
+    for stage, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
+        found[stage] = entry["foreach"].removeprefix("${").removesuffix("}") if "foreach" in entry else None
+    return found
+
+
+def schema(stage: str) -> Any:
+    main = importlib.import_module(f"pipeline.{stage}").main
+    return inspect.signature(main).parameters["params"].annotation
+
+
+def entry(kind: Any, name: str, table: str, row: str) -> Any:
+    return parse(kind, tables(name)[table][row], where=f"{name}: {table}.{row}")
+
+
+class Row:
+    """One row of the table of experiments, with everything that it names."""
+
+    def __init__(self, name: str, row: str) -> None:
+        chosen = entry(Experiment, name, "experiments", row)
+        self.dataset: FolderConfig = entry(FolderConfig, name, "datasets", chosen.dataset)
+        self.autoencoder: CausalVAEConfig = entry(CausalVAEConfig, name, "autoencoders", chosen.autoencoder)
+        self.vae_recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", self.autoencoder.recipe)
+        self.model: CanvasMARConfig = entry(CanvasMARConfig, name, "models", chosen.model)
+        self.recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", chosen.recipe)
+        self.sampler: SamplerConfig = entry(SamplerConfig, name, "samplers", chosen.sampler)
+        self.search: SearchConfig = entry(SearchConfig, name, "searches", chosen.search)
+        self.protocol: ProtocolConfig = entry(ProtocolConfig, name, "protocols", chosen.protocol)
+        self.names = chosen
+
+
+EVERY = [(name, row) for name in FILES for row in tables(name)["experiments"]]
+
+
+@pytest.mark.parametrize("stage", stages())
+@pytest.mark.parametrize("name", FILES)
+def test_every_stage_can_read_every_row(name: str, stage: str) -> None:
+    table = stages()[stage]
+    rows = tables(name)[table] if table else [None]
+    for row in rows:
+        resolve(schema(stage), tables(name), table, row)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_entry_is_left_over(name: str) -> None:
+    """Whatever stands in a table is picked by a row, so that a change of anything changes something."""
+    content = tables(name)
+    experiments = content["experiments"].values()
+    vaes = content["autoencoders"].values()
+    used = {
+        "datasets": {row["dataset"] for row in (*experiments, *vaes)},
+        "autoencoders": {row["autoencoder"] for row in experiments},
+        "models": {row["model"] for row in experiments},
+        "recipes": {row["recipe"] for row in (*experiments, *vaes)},
+        "samplers": {row["sampler"] for row in experiments},
+        "searches": {row["search"] for row in experiments},
+        "protocols": {row["protocol"] for row in experiments},
+    }
+    assert {table: set(content[table]) for table in used} == used
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_simulated_videos_lie_where_their_data_set_looks_for_them(name: str) -> None:
+    content = tables(name)
+    places = {dataset["path"] for dataset in content["datasets"].values()}
+    assert {f"data/videos/{row}" for row in content["simulations"]} <= places
+
+
+@pytest.mark.parametrize(("name", "row"), EVERY)
+def test_clips_vae_model_and_protocol_fit_one_another(name: str, row: str) -> None:
+    chosen = Row(name, row)
+    assert tables(name)["autoencoders"][chosen.names.autoencoder]["dataset"] == chosen.names.dataset
+    assert (chosen.autoencoder.frames, chosen.autoencoder.resolution) == (
+        chosen.dataset.frames,
+        chosen.dataset.resolution,
+    )
+    with torch.device("meta"):
+        vae = chosen.autoencoder.build()
+        clip = torch.empty(1, 3, chosen.dataset.frames, *chosen.dataset.resolution).transpose(1, 2)
+        moments = vae.encode(clip)
+    frames, channels = moments.shape[1], moments.shape[2] // 2
+    assert (channels, *moments.shape[3:]) == chosen.model.latent
+    assert chosen.model.temporal.window == frames
+    assert chosen.protocol.context + chosen.protocol.frames <= chosen.dataset.frames
+    assert vae.latent_frames(chosen.protocol.context) < frames
+    assert chosen.protocol.resolution <= min(chosen.dataset.resolution)
+
+
+@pytest.mark.parametrize(("name", "row"), EVERY)
+def test_models_build_and_recipes_samplers_and_searches_can_be_followed(name: str, row: str) -> None:
+    chosen = Row(name, row)
+    with torch.device("meta"):
+        model = chosen.model.build()
+    assert 1 <= chosen.sampler.sets <= model.tokens
+    assert settings(chosen.sampler, chosen.search)[0] == chosen.sampler
+    assert len(settings(chosen.sampler, chosen.search)) == chosen.search.trials
+    for recipe in (chosen.recipe, chosen.vae_recipe):
+        recipe.check()
+        assert recipe.warmup < recipe.steps
+        assert recipe.validate_every % recipe.log_every == 0
+        assert recipe.checkpoint_every % recipe.log_every == 0  # a checkpoint is written after a look at the loss
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_model_with_a_canvas_stands_beside_the_same_without_it(name: str) -> None:
+    first, second = (Row(name, row) for row in tables(name)["experiments"])
+    assert first.model.canvas is not None
+    assert plain(second.model) == plain(first.model) | {"canvas": None}
+    assert first.recipe == second.recipe
+    assert first.protocol == second.protocol
+    assert first.autoencoder == second.autoencoder
+    for setting in ("sets", "flow_steps", "temporal_scale"):
+        assert getattr(first.sampler, setting) == getattr(second.sampler, setting)
+    assert second.sampler.order == "random"
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_totals_are_those_that_are_told(name: str) -> None:
+    for row, expected in zip(tables(name)["experiments"], MILLIONS[name], strict=True):
+        with torch.device("meta"):
+            model = Row(name, row).model.build()
+        assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(expected, rel=0.005)
+
+
+def column(name: str) -> dict[str, Any]:
+    """Table 3's column, read off a preset."""
+    row = Row(name, next(iter(tables(name)["experiments"])))
+    model, canvas, sampler, protocol = row.model, row.model.canvas, row.sampler, row.protocol
+    assert canvas is not None
+    latent = row.autoencoder.latent
+    given = 0 if protocol.context == 1 else protocol.context  # Kinetics: 5 frames are given and 11 predicted
+    return {
+        "temporal (dim, layers)": (model.temporal.width, model.temporal.layers),
+        "canvas (dim, layers)": (canvas.width, canvas.layers),
+        "spatial (dim, layers, depth)": (model.spatial.width, model.spatial.layers, model.spatial.encoder_depth),
+        "additional architecture": model.spatial.block,
+        "flow decoder (dim, layers)": (model.head.width, model.head.layers),
+        "autoregressive steps": sampler.sets,
+        "batch": row.recipe.batch,
+        "epochs": round(row.recipe.steps * row.recipe.batch / VIDEOS[name], 2),
+        "resolution": (row.dataset.frames, *row.dataset.resolution),
+        "compression": (row.autoencoder.stride_time, row.autoencoder.stride_space),
+        "latent resolution": (latent[0], *latent[2:]),
+        "training r": canvas.frame_noise,
+        "training r'": canvas.canvas_noise,
+        "sampling r": sampler.frame_noise,
+        "sampling r'": sampler.canvas_noise,
+        "confidence temperature": sampler.temperature,
+        "flow-head steps": sampler.flow_steps,
+        "canvas CFG": sampler.canvas_scale,
+        "temporal CFG": sampler.temporal_scale,
+        "evaluated (frames, side)": (given + protocol.frames, protocol.resolution),
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_papers_presets_hold_the_papers_table(name: str) -> None:
+    assert column(name) == {line: values[PRESETS.index(name)] for line, values in TABLE.items()}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_papers_presets_are_trained_as_the_paper_and_its_code_base_say(name: str) -> None:
+    for row in tables(name)["experiments"]:
+        chosen = Row(name, row)
+        recipe = chosen.recipe
+        assert (recipe.learning_rate, recipe.schedule, recipe.warmup) == (1e-4, "constant", 5000)
+        assert (recipe.weight_decay, recipe.clip, recipe.ema, recipe.precision) == (0.02, 1.0, 0.9999, "bfloat16")
+        assert plain(chosen.model.mask) == {"mean": 1.0, "std": 0.25, "low": 0.7}
+        assert (chosen.model.drop, chosen.model.head.repeats) == (0.05, 4)
+        assert chosen.model.temporal.width == 64 * chosen.model.temporal.heads
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_papers_own_sampler_is_among_those_that_are_tried_and_its_values_lie_amid_the_others(name: str) -> None:
+    chosen = Row(name, next(iter(tables(name)["experiments"])))
+    for setting, values in chosen.search.space.items():
+        assert list(values) == sorted(values)
+        assert values[0] < getattr(chosen.sampler, setting) < values[-1]
+
+
+def test_the_presets_for_a_users_own_machine_need_no_videos_but_their_own() -> None:
+    for name in ("default", "kuka-gpu"):
+        assert set(tables(name)["simulations"]) == set(tables(name)["datasets"])
+    for name in PRESETS:
+        assert tables(name)["simulations"] == {}
+        assert set(tables(name)["datasets"]) == {name}

@@ -1,0 +1,240 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.config import Config
+from components.errors import InputError
+from pipeline.stage import TABLES, plural, resolve
+
+ROOT = Path(__file__).parents[2]
+ROW = {
+    "dataset": "d", "autoencoder": "a", "model": "m", "recipe": "r", "sampler": "s", "search": "q", "protocol": "p",
+}  # fmt: skip
+TABLES_OF_ROW: dict[str, Any] = {
+    "datasets": {"d": {"side": 8}},
+    "autoencoders": {"a": {"dataset": "d", "recipe": "r", "side": 4}},
+    "models": {"m": {"side": 2}, "other": {"side": 3}},
+    "recipes": {"r": {"side": 5}},
+    "searches": {"q": {"side": 6}},
+    "experiments": {"row": ROW},
+}
+
+
+class Side(Config):
+    side: int
+
+
+class Autoencoder(Config):
+    dataset: str
+    recipe: str
+    side: int
+
+
+class Training(Config):
+    model: Side
+    recipe: Side
+
+
+class Vae(Config):
+    autoencoder: Autoencoder
+    recipe: Side
+
+
+class Everything(Config):
+    models: dict[str, Side]
+
+
+class Searching(Config):
+    search: Side
+
+
+def test_a_field_is_the_entry_that_the_row_names() -> None:
+    params = resolve(Training, TABLES_OF_ROW, "experiments", "row")
+    assert params == Training(model=Side(side=2), recipe=Side(side=5))
+
+
+def test_a_field_of_the_rows_own_table_is_the_row_and_names_the_others() -> None:
+    params = resolve(Vae, TABLES_OF_ROW, "autoencoders", "a")
+    assert params.autoencoder.side == 4
+    assert params.recipe.side == 5
+
+
+def test_a_field_named_like_a_table_is_the_table() -> None:
+    params = resolve(Everything, TABLES_OF_ROW, None, None)
+    assert params.models == {"m": Side(side=2), "other": Side(side=3)}
+
+
+def test_the_table_of_a_field_is_its_plural() -> None:
+    assert resolve(Searching, TABLES_OF_ROW, "experiments", "row").search.side == 6
+    assert {plural(field) for field in (*ROW, "simulation", "experiment")} == set(TABLES)
+
+
+def test_a_field_is_not_touched_by_what_another_row_uses() -> None:
+    changed = {**TABLES_OF_ROW, "models": {**TABLES_OF_ROW["models"], "other": "nonsense"}}
+    assert resolve(Training, changed, "experiments", "row") == resolve(Training, TABLES_OF_ROW, "experiments", "row")
+
+
+@pytest.mark.parametrize(
+    ("change", "row", "words"),
+    [
+        ({"model": {}}, "row", "params.yaml: unknown table model; the tables are simulations, datasets"),
+        ({}, "none", "params.yaml: experiments has no entry 'none'; it has row"),
+        ({"models": {}}, "row", "params.yaml: experiments.row.model: models has no entry 'm'; it has nothing"),
+        ({"models": None}, "row", "params.yaml: the table models is missing; add it"),
+        ({"models": {"m": {"side": "2"}}}, "row", "params.yaml: experiments.row: model.side is '2'"),
+        ({"models": {"m": {"sid": 2}}}, "row", "unknown key model.sid"),
+        ({"models": {"m": None}}, "row", "model is None"),
+        ({"experiments": {"row": {**ROW, "sampler": 3}}}, "row", "params.yaml: experiments.row: sampler is 3"),
+        ({"experiments": {"row": {"model": "m"}}}, "row", "missing key recipe"),
+        ({"experiments": {"row": {**ROW, "colour": "red"}}}, "row", "unknown key colour"),
+    ],
+)
+def test_what_cannot_be_resolved_is_named_with_its_place(change: dict[str, Any], row: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve(Training, TABLES_OF_ROW | change, "experiments", row)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_table_is_named_where_all_of_it_is_asked_for() -> None:
+    with pytest.raises(InputError, match="the table models is missing"):
+        resolve(Everything, {"experiments": {}}, None, None)
+
+
+def test_a_row_that_is_no_mapping_is_named() -> None:
+    with pytest.raises(InputError, match=r"autoencoders\.a"):
+        resolve(Vae, TABLES_OF_ROW | {"autoencoders": {"a": None}}, "autoencoders", "a")
+
+
+SCRIPT = '''
+from pathlib import Path
+
+from components.config import Config
+from components.errors import InputError
+from pipeline import stage
+
+
+class Model(Config):
+    side: int
+
+
+class Params(Config):
+    model: Model
+
+
+def main(params: Params, *, clips: Path, out: Path) -> dict[str, float]:
+    """Counts the clips."""
+    (out / "made").write_text(str(len(list(clips.iterdir()))))
+    if (clips / "fail").exists():
+        raise InputError("the clips are no use; bring others")
+    return {"clips": float(len(list(clips.iterdir()))), "side": float(params.model.side)}
+
+
+if __name__ == "__main__":
+    stage.run(main, rows="experiments")
+    Path("clips", "fail").touch()
+    stage.run(main, rows="experiments")
+'''
+
+WAITING = """
+import time
+
+from pipeline import stage
+
+with stage.command():
+    try:
+        print("waiting", flush=True)
+        time.sleep(60)
+    finally:
+        print("closed", flush=True)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A project of one stage, `count`."""
+    (tmp_path / "count.py").write_text(SCRIPT, encoding="utf-8")
+    row = "{" + ", ".join(f"{key}: {value}" for key, value in ROW.items()) + "}"
+    (tmp_path / "params.yaml").write_text(
+        f"models: {{m: {{side: 2}}}}\nexperiments: {{row: {row}}}\n", encoding="utf-8"
+    )
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a").touch()
+    (tmp_path / "mlruns").mkdir()
+    return tmp_path
+
+
+def start(here: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(here), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "count.py", *words],
+        cwd=here,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+GOOD = ("--row", "row", "--clips", "clips", "--out", "out")
+
+
+def test_a_stage_writes_its_folder_and_its_metrics_and_a_failed_one_leaves_them(here: Path) -> None:
+    status, out, err = finish(start(here, *GOOD))
+    assert out.count("count@row: begins") == 2
+    assert out.count("count@row: done in") == 1
+    assert status == 2
+    assert err.strip().splitlines()[-1] == "error: the clips are no use; bring others"
+    assert "Traceback" not in err
+    assert (here / "out" / "made").read_text(encoding="utf-8") == "1"
+    written = (here / "metrics" / "count" / "row.json").read_text(encoding="utf-8")
+    assert written == '{\n  "clips": 1.0,\n  "side": 2.0\n}\n'
+
+
+def test_a_command_that_is_told_to_stop_closes_what_is_open_and_leaves_with_130(here: Path) -> None:
+    (here / "count.py").write_text(WAITING, encoding="utf-8")
+    process = start(here)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGTERM)
+    status, out, err = finish(process)
+    assert status == 130
+    assert out == "closed\n"
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--row", "row", "--clips", "nowhere", "--out", "out"), "error: count@row: --clips nowhere does not exist"),
+        (("--row", "none", "--clips", "clips", "--out", "out"), "error: params.yaml: experiments has no entry 'none'"),
+        ((*GOOD, "--params", "other.yaml"), "error: other.yaml does not exist"),
+        (("--row", "row", "--out", "out"), "the following arguments are required: --clips"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_and_status_two(here: Path, words: tuple[str, ...], told: str) -> None:
+    status, _, err = finish(start(here, *words))
+    assert status == 2
+    assert told in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+    assert not (here / "out").exists()
+
+
+def test_the_command_line_is_read_off_the_signature(here: Path) -> None:
+    status, out, _ = finish(start(here, "--help"))
+    assert status == 0
+    assert "python -m pipeline.count" in out
+    assert "Counts the clips." in out
+    for word in ("--row NAME", "--params FILE", "--clips PATH", "--out PATH"):
+        assert word in out
