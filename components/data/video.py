@@ -118,7 +118,8 @@ def write(path: Path, clip: UInt8[Tensor, "f c h w"], fps: int) -> None:
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width = even.shape[-2:]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": QUALITY, "preset": "medium", "flags": "+bitexact"}
+        # x264's macroblock tree reads memory that it has not written when a picture is few blocks wide
+        stream.options = {"crf": QUALITY, "preset": "medium", "flags": "+bitexact", "mbtree": "0"}
         stream.codec_context.thread_count = 1  # the number of threads changes the bytes
         for picture in even.permute(0, 2, 3, 1).contiguous().numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
