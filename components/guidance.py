@@ -1,9 +1,12 @@
 """Guidance along a chain of ever richer conditions (section 4.4), and which conditions to drop in training."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+Schedule = Literal["constant", "linear"]
 
 
 def coefficients(scales: Sequence[float]) -> tuple[float, ...]:
@@ -14,6 +17,14 @@ def coefficients(scales: Sequence[float]) -> tuple[float, ...]:
     """
     weights = (1.0, *scales, 0.0)
     return tuple(weights[i] - weights[i + 1] for i in range(len(scales) + 1))
+
+
+def scheduled(scales: Sequence[float], schedule: Schedule, done: float) -> tuple[float, ...]:
+    """The scales of one autoregressive step; `done` is the share of the frame's tokens that stand after it.
+
+    `constant` is NOVA's; `linear` grows from one to the full scale with what is known of the frame, as MAR's does.
+    """
+    return tuple(scales) if schedule == "constant" else tuple(1 + (scale - 1) * done for scale in scales)
 
 
 def combine(scores: Sequence[Float[Tensor, "*s"]], weights: Sequence[float]) -> Float[Tensor, "*s"]:

@@ -70,7 +70,7 @@ def trial(setting: Mapping[str, Any], shared: Shared) -> dict[str, float]:
 
 def name(sampler: SamplerConfig, search: SearchConfig) -> str:
     """A trial's name, for a person."""
-    return ", ".join(f"{key} {value:g}" for key, value in varied(sampler, search).items())
+    return ", ".join(f"{key} {value}" for key, value in varied(sampler, search).items())
 
 
 def main(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from components.nn.blocks import PlainBlock, ViTConfig, initialise
 from components.nn.embeddings import grid_position, patchify
+from components.nn.from_timm import Mlp
 
 
 class CanvasConfig(ViTConfig):
@@ -32,17 +33,21 @@ class CanvasViT(nn.Module):
 
     position: Float[Tensor, "n d"]
 
-    def __init__(self, config: CanvasConfig, latent: tuple[int, int, int]) -> None:
+    def __init__(self, config: CanvasConfig, latent: tuple[int, int, int], group: int) -> None:
         super().__init__()
         channels, height, width = latent
         self.config = config
         self.embed = nn.Linear(channels, config.width)
         self.blocks = nn.ModuleList(PlainBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)  # gives z_c unit variance, which Eq. 12's unit noise presumes
+        heads = group if group > 1 else 0
+        self.frame_heads = nn.ModuleList(Mlp(config.width, config.width) for _ in range(heads))
         self.canvas_head = nn.Linear(config.width, channels)
         self.static_head = nn.Linear(config.width, 1)
         self.register_buffer("position", grid_position(height, width, config.width), persistent=False)
         initialise(self)
+        for head in self.frame_heads:  # every frame of a group begins as the next frame
+            nn.init.zeros_(head.get_submodule("fc2").get_parameter("weight"))
 
     def forward(self, z_t: Float[Tensor, "b m d"], last: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """z_c, from z_t as a prefix and the last frame with its noise."""
@@ -50,6 +55,15 @@ class CanvasViT(nn.Module):
         for block in self.blocks:
             x = block(x, (x.shape[1], 0, 0))
         return self.norm(x[:, z_t.shape[1] :])
+
+    def each(self, z_c: Float[Tensor, "b n d"]) -> Float[Tensor, "r n d"]:
+        """z_c of each frame that is predicted together, those of a row one after the other (appendix B).
+
+        Each is z_c and a two-layer MLP's correction, none where frames are predicted one at a time.
+        """
+        if not self.frame_heads:
+            return z_c
+        return torch.stack([z_c + head(z_c) for head in self.frame_heads], dim=1).flatten(0, 1)
 
     def canvas(self, z_c: Float[Tensor, "b n d"]) -> Float[Tensor, "b n p"]:
         """f_canvas: the expected tokens of the next frame."""

@@ -57,10 +57,10 @@ class TemporalViT(nn.Module):
         return self.norm(x).unflatten(1, (frames + 1, self.tokens))
 
     def remember(self, latents: Float[Tensor, "b t c h w"], memory: Memory | None) -> Memory:
-        """The memory with these frames in it; from none it begins with the learned block. At least one frame."""
+        """The memory with these frames in it; from none it begins with the learned block."""
         if memory is None:
             layers, z_t = self._extend(self._begin(latents.shape[0])[:, 0], (None,) * len(self.blocks))
-            memory = Memory(0, layers, z_t, torch.zeros_like(latents[:, 0]))
+            memory = Memory(0, layers, z_t, latents.new_zeros(latents.shape[0], *latents.shape[2:]))
         for frame in latents.unbind(1):
             count = memory.frames + 1
             layers, z_t = self._extend(self._embed(frame[:, None], count)[:, 0], memory.layers)

@@ -1,4 +1,4 @@
-"""Eq. 3: one frame, set by set."""
+"""Eq. 3: a frame, or the frames of a group together, set by set."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,10 @@ from torch import Tensor
 from components import flow, guidance, masking
 from components.config import Config
 from components.errors import InputError
+from components.guidance import Schedule
 from components.masking import Rule
 from components.randomness import Stream
-from components.sampling.interface import FramePredictor, Memory
+from components.sampling.interface import Condition, FramePredictor, Memory
 
 
 class SamplerConfig(Config):
@@ -23,6 +24,7 @@ class SamplerConfig(Config):
     temperature: float  # of the order, tau
     temporal_scale: float  # w_t of Eq. 9
     canvas_scale: float  # w_s of Eq. 9; without a canvas it has nothing to act on
+    guidance: Schedule  # of both scales over the sets of a frame
     frame_noise: float  # r at inference, Eq. 11
     canvas_noise: float  # r' at inference, Eq. 12
 
@@ -45,8 +47,10 @@ class Frame:
     order: Int[Tensor, "b n"]  # the step at which each token of the grid was generated
 
 
-def sample_frame(model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig) -> Frame:
-    """The next frame after `memory`; chance comes from the stream alone.
+def sample_frames(
+    model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig
+) -> tuple[Frame, ...]:
+    """The next frames after `memory`, as many as the model predicts together; chance comes from the stream alone.
 
     Only the conditions that guidance gives weight to are computed, together in one batch; the head works on the chosen
     tokens only, and on the projection of their embedding that does not change with the flow time.
@@ -54,27 +58,44 @@ def sample_frame(model: FramePredictor[Memory], memory: Memory, stream: Stream, 
     proposal = model.propose(
         memory, stream.fork("proposal"), frame_noise=config.frame_noise, canvas_noise=config.canvas_noise
     )
-    scales = (config.temporal_scale, config.canvas_scale)[: len(proposal.conditions) - 1]
-    weighted = [
-        (weight, condition)
-        for weight, condition in zip(guidance.coefficients(scales), proposal.conditions, strict=True)
-        if weight
-    ]
-    weights, conditions = tuple(weight for weight, _ in weighted), tuple(condition for _, condition in weighted)
-
     sizes = masking.set_sizes(model.tokens, config.sets)
-    chances = stream.fork("order").uniform(len(sizes), model.tokens)
+    chances = stream.fork("order").uniform(model.group, len(sizes), model.tokens).flatten(0, 1)
     order = masking.partition(proposal.staticness, chances, sizes, rule=config.order, temperature=config.temperature)
-    noise = stream.fork("tokens").normal(model.tokens, model.numbers)
+    noise = stream.fork("tokens").normal(model.group, model.tokens, model.numbers).flatten(0, 1)
     x = noise[:, :0]
     for size in sizes:
         known = x.shape[1]
+        weights, conditions = _weighted(proposal.conditions, config, (known + size) / model.tokens)
         embeddings = model.embed(x, order, conditions, size)
 
-        def field(point: Tensor, time: float, embeddings: tuple[Tensor, ...] = embeddings) -> Tensor:
+        def field(
+            point: Tensor,
+            time: float,
+            embeddings: tuple[Tensor, ...] = embeddings,
+            weights: tuple[float, ...] = weights,
+        ) -> Tensor:
             return guidance.combine(model.velocity(point, time, embeddings), weights)
 
         chosen = flow.integrate(field, noise[:, known : known + size], config.flow_steps)
         x = torch.cat([x, chosen], dim=1)
     grid = torch.zeros_like(x).scatter(1, order[..., None].expand_as(x), x)
-    return Frame(model.frame(grid), proposal.canvas, proposal.staticness, masking.set_index(order, sizes))
+    steps = masking.set_index(order, sizes)
+    return tuple(
+        Frame(
+            model.frame(grid[own]),
+            None if proposal.canvas is None else proposal.canvas[own],
+            proposal.staticness[own],
+            steps[own],
+        )
+        for own in (slice(index, None, model.group) for index in range(model.group))
+    )
+
+
+def _weighted(
+    conditions: tuple[Condition, ...], config: SamplerConfig, done: float
+) -> tuple[tuple[float, ...], tuple[Condition, ...]]:
+    """How much of which condition; what has no weight is left out."""
+    scales = (config.temporal_scale, config.canvas_scale)[: len(conditions) - 1]
+    weights = guidance.coefficients(guidance.scheduled(scales, config.guidance, done))
+    kept = [(weight, condition) for weight, condition in zip(weights, conditions, strict=True) if weight]
+    return tuple(weight for weight, _ in kept), tuple(condition for _, condition in kept)

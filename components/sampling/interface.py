@@ -13,7 +13,7 @@ Condition = TypeVar("Condition", covariant=True)
 
 @runtime_checkable
 class Proposal(Protocol[Condition]):
-    """The next frame before its first token."""
+    """The next frames before their first token."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -21,19 +21,24 @@ class Proposal(Protocol[Condition]):
         ...
 
     @property
-    def staticness(self) -> Float[Tensor, "b n"]:
+    def staticness(self) -> Float[Tensor, "r n"]:
         """How still each token is expected to be; constant where the model does not say."""
         ...
 
     @property
-    def canvas(self) -> Float[Tensor, "b c h w"] | None:
+    def canvas(self) -> Float[Tensor, "r c h w"] | None:
         """The expected frame, where the model has one."""
         ...
 
 
 @runtime_checkable
 class FramePredictor(Protocol[Memory]):
-    """p(next frame | frames so far), generated set by set."""
+    """p(next frames | frames so far), generated set by set; rows of a group of frames follow one another."""
+
+    @property
+    def group(self) -> int:
+        """Frames that are predicted together."""
+        ...
 
     @property
     def tokens(self) -> int:
@@ -46,25 +51,28 @@ class FramePredictor(Protocol[Memory]):
         ...
 
     def remember(self, frames: Float[Tensor, "b t c h w"], memory: Memory | None) -> Memory:
-        """The memory with these frames in it; None is the beginning."""
+        """The memory with these frames in it; None is the beginning.
+
+        Raises InputError for a beginning without a frame, if the model cannot begin from nothing.
+        """
         ...
 
     def propose(self, memory: Memory, stream: Stream, *, frame_noise: float, canvas_noise: float) -> Proposal[Any]:
-        """Conditions of the next frame."""
+        """Conditions of the next frames."""
         ...
 
     def embed(
-        self, known: Float[Tensor, "b v p"], order: Int[Tensor, "b n"], conditions: tuple[Any, ...], count: int
-    ) -> tuple[Float[Tensor, "b k o"], ...]:
+        self, known: Float[Tensor, "r v p"], order: Int[Tensor, "r n"], conditions: tuple[Any, ...], count: int
+    ) -> tuple[Float[Tensor, "r k o"], ...]:
         """Embeddings of the `count` tokens that come after the known ones, one for each condition."""
         ...
 
     def velocity(
-        self, x: Float[Tensor, "b k p"], time: float, embeddings: tuple[Float[Tensor, "b k o"], ...]
-    ) -> tuple[Float[Tensor, "b k p"], ...]:
+        self, x: Float[Tensor, "r k p"], time: float, embeddings: tuple[Float[Tensor, "r k o"], ...]
+    ) -> tuple[Float[Tensor, "r k p"], ...]:
         """Velocity of the same tokens at one flow time, one for each embedding."""
         ...
 
-    def frame(self, x: Float[Tensor, "b n p"]) -> Float[Tensor, "b c h w"]:
+    def frame(self, x: Float[Tensor, "r n p"]) -> Float[Tensor, "r c h w"]:
         """The latent frame of these tokens."""
         ...

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from components.errors import InputError
 from components.randomness import Stream
-from components.sampling.frame import Frame, SamplerConfig, sample_frame
+from components.sampling.frame import Frame, SamplerConfig, sample_frames
 from components.sampling.interface import FramePredictor
 
 
@@ -18,16 +18,15 @@ def rollout(
 ) -> Iterator[Frame]:
     """Continues each context by so many latent frames; yields each frame as soon as it stands.
 
-    Raises InputError for a context that holds numbers that are not finite, or no frame at all.
+    A group of frames that are predicted together counts as predicted at once. Raises InputError for a context that
+    holds numbers that are not finite, or no frame for a model that cannot begin from nothing.
     """
     config.check()
-    if context.shape[1] == 0:
-        raise InputError("a rollout needs at least one latent frame of context")
     if not torch.isfinite(context).all():
         raise InputError("the context's latents hold numbers that are not finite; check the video and the VAE")
     memory = model.remember(context, None)
-    for index in range(frames):
-        frame = sample_frame(model, memory, stream.fork("frame", index), config)
-        yield frame
-        if index + 1 < frames:
-            memory = model.remember(frame.latent[:, None], memory)
+    for begin in range(0, frames, model.group):
+        group = sample_frames(model, memory, stream.fork("frame", begin), config)
+        yield from group[: frames - begin]
+        if begin + model.group < frames:
+            memory = model.remember(torch.stack([frame.latent for frame in group], dim=1), memory)

@@ -9,13 +9,23 @@ from components.config import Config
 from components.errors import InputError
 from components.sampling.frame import SamplerConfig
 
-Varied = Literal["temporal_scale", "canvas_scale", "frame_noise", "canvas_noise", "temperature"]
+Varied = Literal[
+    "sets",
+    "flow_steps",
+    "order",
+    "temperature",
+    "temporal_scale",
+    "canvas_scale",
+    "guidance",
+    "frame_noise",
+    "canvas_noise",
+]
 
 
 class SearchConfig(Config):
     """The values that each setting may take, how many settings are tried, and on how many validation clips."""
 
-    space: dict[Varied, tuple[float, ...]]
+    space: dict[Varied, tuple[int | float | str, ...]]
     trials: int
     clips: int
     concurrent: int
@@ -25,7 +35,8 @@ class SearchConfig(Config):
 def settings(sampler: SamplerConfig, search: SearchConfig) -> list[SamplerConfig]:
     """The sampler as it stands, then others drawn without repetition from the grid of all values.
 
-    All are drawn beforehand, so that a repeated search tries the same. Raises InputError for an empty space.
+    All are drawn beforehand, so that a repeated search tries the same. Raises InputError for an empty space, and for
+    values that the sampler does not know.
     """
     if search.trials < 1 or search.clips < 2 or search.concurrent < 1:
         raise InputError("search: trials and concurrent must be at least 1, and clips at least 2")
@@ -36,7 +47,7 @@ def settings(sampler: SamplerConfig, search: SearchConfig) -> list[SamplerConfig
     grid = [dict(zip(names, values, strict=True)) for values in itertools.product(*search.space.values())]
     drawn = [sampler]
     for choice in random.Random(search.seed).sample(grid, len(grid)):
-        candidate = sampler.model_copy(update=choice)
+        candidate = configs.parse(SamplerConfig, configs.plain(sampler) | choice, where="search.space")
         if candidate not in drawn:
             drawn.append(candidate)
     chosen = drawn[: search.trials]
@@ -45,6 +56,6 @@ def settings(sampler: SamplerConfig, search: SearchConfig) -> list[SamplerConfig
     return chosen
 
 
-def varied(sampler: SamplerConfig, search: SearchConfig) -> dict[str, float]:
+def varied(sampler: SamplerConfig, search: SearchConfig) -> dict[str, int | float | str]:
     """The settings that the search varies, as they stand in this sampler."""
     return {name: configs.plain(sampler)[name] for name in search.space}

@@ -16,7 +16,14 @@ from components.sampling.frame import SamplerConfig
 LATENT = (3, 4, 4)
 
 
-def tiny_config(*, canvas: bool = True, block: str = "expert_norm", encoder_depth: int = 1) -> CanvasMARConfig:
+def tiny_config(
+    *,
+    canvas: bool = True,
+    block: str = "expert_norm",
+    encoder_depth: int = 1,
+    group: int = 1,
+    first_frame: bool = False,
+) -> CanvasMARConfig:
     size = {"width": 16, "heads": 2}
     return CanvasMARConfig(
         kind="canvasmar",
@@ -37,6 +44,8 @@ def tiny_config(*, canvas: bool = True, block: str = "expert_norm", encoder_dept
         head=FlowHeadConfig(width=24, layers=2, repeats=2),
         mask=MaskConfig(mean=1.0, std=0.25, low=0.7),
         drop=0.05,
+        group=group,
+        first_frame=first_frame,
     )
 
 
@@ -67,5 +76,5 @@ def model(make: Callable[..., CanvasMAR]) -> CanvasMAR:
 def sampler() -> SamplerConfig:
     return SamplerConfig(
         sets=4, flow_steps=5, order="motion_aware", temperature=6.5,
-        temporal_scale=1.2, canvas_scale=1.5, frame_noise=0.3, canvas_noise=0.2,
+        temporal_scale=1.2, canvas_scale=1.5, guidance="constant", frame_noise=0.3, canvas_noise=0.2,
     )  # fmt: skip

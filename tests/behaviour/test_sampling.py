@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from components import guidance, masking
 from components.errors import InputError
 from components.randomness import Stream
-from components.sampling.frame import sample_frame
+from components.sampling.frame import sample_frames
 from components.sampling.interface import FramePredictor
 from components.sampling.rollout import rollout
 from tests.behaviour.conftest import LATENT
@@ -41,7 +42,7 @@ def test_memory_in_a_rollout_equals_starting_again_with_all_frames(model, sample
     steps = list(rollout(model, context(), 2, Stream.of(0, range(3)), sampler))
     longer = torch.cat([context(), steps[0].latent[:, None]], dim=1)
     with torch.no_grad():
-        again = sample_frame(model, model.remember(longer, None), Stream.of(0, range(3)).fork("frame", 1), sampler)
+        (again,) = sample_frames(model, model.remember(longer, None), Stream.of(0, range(3)).fork("frame", 1), sampler)
     torch.testing.assert_close(again.latent, steps[1].latent, atol=1e-4, rtol=1e-4)
 
 
@@ -62,6 +63,20 @@ def test_scales_of_one_are_the_richest_condition_alone(model, sampler):
     assert set(calls) == {2}
 
 
+def test_linear_guidance_grows_to_the_full_scale_with_the_frame(model, sampler):
+    told = []
+    combine = guidance.combine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guidance, "combine", lambda scores, weights: told.append(weights) or combine(scores, weights))
+        linear = sampler.model_copy(update={"guidance": "linear", "flow_steps": 1})
+        video(model, linear, frames=1)
+    sizes = masking.set_sizes(16, 4)
+    done = [sum(sizes[: k + 1]) / 16 for k in range(4)]
+    expected = [guidance.coefficients((1 + 0.2 * share, 1 + 0.5 * share)) for share in done]
+    assert told == [pytest.approx(weights) for weights in expected]
+    assert told[-1] == pytest.approx(guidance.coefficients((1.2, 1.5)))
+
+
 def test_without_a_canvas_the_canvas_scale_does_not_matter(make, sampler):
     model = make(canvas=False)
     other = sampler.model_copy(update={"canvas_scale": 3.0})
@@ -78,12 +93,10 @@ def test_every_token_is_generated_in_exactly_one_set(model, sampler):
 
 def test_sampling_set_by_set_equals_a_naive_loop_over_the_grid(model, sampler):
     """The same frame by masked tokens in the order of the grid, one condition at a time and no shared projection."""
-    from components import guidance, masking
-
     chance = Stream.of(0, range(3))
     with torch.no_grad():
         memory = model.remember(context(), None)
-        fast = sample_frame(model, memory, chance, sampler)
+        (fast,) = sample_frames(model, memory, chance, sampler)
         proposal = model.propose(memory, chance.fork("proposal"), frame_noise=0.3, canvas_noise=0.2)
         weights = guidance.coefficients((1.2, 1.5))
         noise = chance.fork("tokens").normal(16, 3)
@@ -138,3 +151,21 @@ def test_a_context_with_nan_is_refused(model, sampler):
     broken[0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="not finite"):
         next(rollout(model, broken, 1, Stream.of(0, range(3)), sampler))
+
+
+def test_a_video_of_nothing_needs_a_model_that_has_learned_first_frames(make, sampler):
+    nothing = torch.empty(3, 0, *LATENT)
+    with pytest.raises(InputError, match="first_frame: true"):
+        next(rollout(make(), nothing, 1, Stream.of(0, range(3)), sampler))
+    first, second = rollout(make(first_frame=True), nothing, 2, Stream.of(0, range(3)), sampler)
+    assert first.canvas is None
+    assert second.canvas is not None
+    assert first.latent.shape == second.latent.shape == (3, *LATENT)
+    assert torch.isfinite(second.latent).all()
+
+
+def test_a_long_rollout_goes_on_past_the_window_of_memory(model, sampler):
+    fast = sampler.model_copy(update={"flow_steps": 1, "sets": 2})
+    latents = video(model, fast, batch=1, frames=64)
+    assert latents.shape == (1, 64, *LATENT)
+    assert torch.isfinite(latents).all()

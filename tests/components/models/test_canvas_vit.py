@@ -18,7 +18,9 @@ CONFIG = CanvasConfig(
 
 def canvas(static_scale: float = 1.0) -> CanvasViT:
     torch.manual_seed(0)
-    return CanvasViT(parse(CanvasConfig, plain(CONFIG) | {"static_scale": static_scale}, where="here"), (3, 4, 4))
+    return CanvasViT(
+        parse(CanvasConfig, plain(CONFIG) | {"static_scale": static_scale}, where="here"), (3, 4, 4), group=1
+    )
 
 
 def test_blending_is_equation_eleven_with_a_strength_for_each_row() -> None:

@@ -61,6 +61,8 @@ def build(setting: Setting, *, canvas: bool = True) -> CanvasMAR:
         head=FlowHeadConfig(width=1280, layers=3, repeats=4),
         mask=MaskConfig(mean=1.0, std=0.25, low=0.7),
         drop=0.05,
+        group=1,
+        first_frame=False,
     )
     with torch.device("meta"):
         return config.build()

@@ -9,7 +9,7 @@ from components.nn.blocks import BLOCKS, BlockKind
 def spatial(block: BlockKind = "expert_norm", encoder_depth: int = 1, layers: int = 3) -> SpatialMAR:
     torch.manual_seed(0)
     config = SpatialConfig(width=16, heads=2, layers=layers, encoder_depth=encoder_depth, block=block)
-    return SpatialMAR(config, (3, 4, 4))
+    return SpatialMAR(config, (3, 4, 4), group=1)
 
 
 def inputs(visible: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

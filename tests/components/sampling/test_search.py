@@ -10,7 +10,7 @@ from components.sampling.search import SearchConfig, settings, varied
 
 SAMPLER = SamplerConfig(
     sets=4, flow_steps=5, order="motion_aware", temperature=6.5,
-    temporal_scale=1.2, canvas_scale=1.5, frame_noise=0.3, canvas_noise=0.2,
+    temporal_scale=1.2, canvas_scale=1.5, guidance="constant", frame_noise=0.3, canvas_noise=0.2,
 )  # fmt: skip
 SPACE: dict[str, list[float]] = {
     "temporal_scale": [1.0, 1.2, 1.5],
@@ -55,6 +55,12 @@ def test_a_repeated_search_tries_the_same_and_a_longer_one_goes_on_from_there() 
     assert settings(SAMPLER, search(seed=1)) != settings(SAMPLER, search())
 
 
+def test_whole_numbers_and_words_may_vary_too() -> None:
+    space = {"sets": [2, 8], "order": ["random", "greedy"]}
+    tried = {(one.sets, one.order) for one in settings(SAMPLER, search(space=space, trials=100))[1:]}
+    assert tried == {(2, "random"), (2, "greedy"), (8, "random"), (8, "greedy")}
+
+
 def test_a_space_of_nothing_leaves_the_sampler_alone() -> None:
     assert settings(SAMPLER, search(space={})) == [SAMPLER]
 
@@ -68,6 +74,8 @@ def test_what_is_varied_is_told_by_name() -> None:
     [
         ({"space": {"frame_noise": []}}, "search.space.frame_noise is empty"),
         ({"space": {"frame_noise": [1.5]}}, "sampler.frame_noise is 1.5"),
+        ({"space": {"order": ["sideways"]}}, "search.space: order is 'sideways'"),
+        ({"space": {"sets": [2.5]}}, "search.space: sets is 2.5"),
         ({"trials": 0}, "trials and concurrent must be at least 1"),
         ({"concurrent": 0}, "trials and concurrent must be at least 1"),
         ({"clips": 1}, "clips at least 2"),
