@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from components.errors import InputError
 from components.nn.losses import Losses
@@ -56,6 +58,8 @@ class Training:
         assert isinstance(model, Trainable)
         self.model, self.draw = model, model.draw
         self.forward = parallel(model)  # the model itself, or wrapped for several workers
+        several = isinstance(self.forward, DistributedDataParallel)
+        self.unexchanged: Callable[[], AbstractContextManager[None]] = self.forward.no_sync if several else nullcontext
         self.optimizer = build_optimizer(model, config)
         self.schedule = build_schedule(self.optimizer, config)
         self.averaged = build_ema(model, config.ema)
@@ -93,11 +97,27 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
             return model(batch, draws)
 
+    def accumulate(self, samples: tuple[int, ...], batch: Tensor) -> Losses:
+        """Adds the gradient of the mean loss of this batch, a micro-batch at a time; workers exchange it once."""
+        parts = list(self._parts(samples, batch))
+        means = []
+        for index, (ids, part) in enumerate(parts):
+            share = len(ids) / len(samples)
+            with nullcontext() if index == len(parts) - 1 else self.unexchanged():
+                losses = self.losses(self.forward, ids, part, "step", self.step)
+                (losses.total * share).backward()
+            means.append((share, losses))
+        return Losses.mean(means)
+
+    def _parts(self, samples: tuple[int, ...], batch: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        size = self.config.micro_batch or max(1, len(samples))
+        for start in range(0, len(samples), size):
+            yield samples[start : start + size], batch[start : start + size]
+
     def update(self, samples: tuple[int, ...], batch: Tensor) -> tuple[Losses, Tensor]:
         """One step of the optimiser: the losses before it, and the norm of the gradient."""
-        losses = self.losses(self.forward, samples, batch, "step", self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        losses = self.accumulate(samples, batch)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         norm = nn.utils.clip_grad_norm_(trained, self.config.clip)
         self.optimizer.step()
@@ -111,7 +131,8 @@ class Training:
         """Validation losses of the averaged weights: the same samples and draws every time."""
         model: Any = self.averaged.module.eval()
         sums: dict[str, Tensor] = {}
-        for samples, batch in data.validation:
+        parts = (part for samples, batch in data.validation for part in self._parts(samples, batch))
+        for samples, batch in parts:
             losses = self.losses(model, samples, batch, "validation")
             for name, value in {"loss": losses.total, **losses.terms}.items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu() * len(samples)

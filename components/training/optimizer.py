@@ -17,6 +17,7 @@ class RecipeConfig(Config):
     seed: int
     steps: int
     batch: int  # clips in a step, over all workers together
+    micro_batch: int | None  # clips that a worker holds at once, their gradients added up; null is its whole share
     learning_rate: float
     schedule: Literal["constant", "cosine"]
     warmup: int  # steps of linear warm-up
@@ -35,6 +36,8 @@ class RecipeConfig(Config):
         for name in ("steps", "batch", "workers", "log_every", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"recipe.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise InputError(f"recipe.micro_batch is {self.micro_batch}; it must be at least 1, or null")
         if self.batch % self.workers:
             raise InputError(
                 f"recipe.batch is {self.batch}, which {self.workers} workers cannot share equally; "

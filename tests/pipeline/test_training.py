@@ -52,9 +52,10 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(trainable):
     pd.testing.assert_frame_equal(history(trainable / "whole"), history(trainable / "resumed"), check_exact=True)
 
 
-def test_two_workers_follow_the_same_losses_as_one(trainable, edit):
+def test_two_workers_with_a_clip_at_a_time_follow_the_same_losses_as_one(trainable, edit):
     run(trainable, *TRAIN, "one")
     edit(trainable, "recipes.model.workers", 2)
+    edit(trainable, "recipes.model.micro_batch", 1)
     run(trainable, *TRAIN, "two")
     one, two = history(trainable / "one"), history(trainable / "two")
     assert one["step"].tolist() == two["step"].tolist()

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import GradBucket
+from torch.nn.parallel import DistributedDataParallel
 
 from components import checkpoint
 from components.config import parse
@@ -24,7 +26,7 @@ POINTS = torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
 
 def recipe(**changes: Any) -> RecipeConfig:
     whole = {
-        "seed": 0, "steps": 12, "batch": 4, "learning_rate": 0.05, "schedule": "cosine", "warmup": 3,
+        "seed": 0, "steps": 12, "batch": 4, "micro_batch": None, "learning_rate": 0.05, "schedule": "cosine", "warmup": 3,
         "weight_decay": 0.1, "clip": 0.5, "ema": 0.8, "precision": "float32", "workers": 1, "log_every": 3,
         "validate_every": 6, "validation_clips": 4, "checkpoint_every": 4,
     }  # fmt: skip
@@ -242,6 +244,59 @@ def test_the_mean_gradient_of_two_workers_is_the_gradient_of_one() -> None:
     assert one.keys() == first.keys() == second.keys()
     for name, whole in one.items():
         torch.testing.assert_close((first[name] + second[name]) / 2, whole, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_step_in_micro_batches_is_the_step_of_the_whole_batch(size: int) -> None:
+    """Three of four clips leave a smaller rest; the model's rows, masks and noises must not know of the parts."""
+    clips = torch.randn(4, 3, *LATENT, generator=torch.Generator().manual_seed(2))
+
+    def step(micro_batch: int | None) -> tuple[Losses, Tensor, dict[str, Tensor]]:
+        torch.manual_seed(0)
+        whole = training(recipe(micro_batch=micro_batch), tiny_config().build)
+        losses, norm = whole.update((0, 1, 2, 3), clips)
+        return losses, norm, gradients(whole.model)
+
+    losses, norm, gradient = step(None)
+    parted, parted_norm, parted_gradient = step(size)
+    torch.testing.assert_close(parted.total, losses.total, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(parted.terms, losses.terms, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(parted_norm, norm, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(parted_gradient, gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_a_micro_batch_that_holds_the_whole_batch_changes_no_bit() -> None:
+    assert equal(trained(recipe(micro_batch=4))[0].state(), trained(recipe())[0].state())
+
+
+def test_a_training_in_micro_batches_validates_alike() -> None:
+    parted, whole = training(recipe(micro_batch=1)), training(recipe())
+    held = Data(batches, [((0, 1, 2), POINTS[:3])])
+    assert parted.validate(held) == pytest.approx(whole.validate(held), abs=1e-6)
+
+
+def test_workers_exchange_gradients_once_a_step_however_many_micro_batches(tmp_path: Any) -> None:
+    exchanged: list[int] = []
+
+    def hook(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        exchanged.append(bucket.index())
+        done: torch.futures.Future[Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    def parallel(model: nn.Module) -> nn.Module:
+        wrapped = DistributedDataParallel(model)
+        wrapped.register_comm_hook(None, hook)
+        return wrapped
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        whole = Training(Linear(), parallel, recipe(micro_batch=1))
+        for step in range(3):
+            whole.update(ids(step), POINTS[list(ids(step))])
+    finally:
+        torch.distributed.destroy_process_group()
+    assert exchanged == [0, 0, 0]
 
 
 def test_bfloat16_keeps_weights_and_losses_in_float32_and_stays_near() -> None:

@@ -14,7 +14,7 @@ from tests.behaviour.conftest import tiny_config
 
 def recipe(**changes: Any) -> RecipeConfig:
     whole = {
-        "seed": 0, "steps": 100, "batch": 4, "learning_rate": 0.5, "schedule": "cosine", "warmup": 10,
+        "seed": 0, "steps": 100, "batch": 4, "micro_batch": None, "learning_rate": 0.5, "schedule": "cosine", "warmup": 10,
         "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32", "workers": 1, "log_every": 10,
         "validate_every": 50, "validation_clips": 4, "checkpoint_every": 50,
     }  # fmt: skip
@@ -108,6 +108,7 @@ def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
         ({"validate_every": -1}, "recipe.validate_every is -1"),
         ({"checkpoint_every": 0}, "recipe.checkpoint_every is 0"),
         ({"batch": 6, "workers": 4}, "recipe.batch is 6, which 4 workers cannot share equally"),
+        ({"micro_batch": 0}, "recipe.micro_batch is 0; it must be at least 1, or null"),
         ({"ema": 1.0}, "recipe.ema is 1.0"),
         ({"ema": -0.1}, "recipe.ema is -0.1"),
     ],
