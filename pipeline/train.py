@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from components import checkpoint
-from components.config import Config, fingerprint
+from components.config import Config, fingerprint, plain
 from components.data.latents import Latents, sample, standardise
 from components.data.loading import ReadAhead, sample_ids, share
 from components.errors import InputError
 from components.models.canvasmar import CanvasMARConfig
 from components.models.trained import Trained
 from components.randomness import Stream, derive
-from components.tracking import Run
+from components.tracking import Run, provenance
 from components.training.history import write_history
 from components.training.loop import Data, Training
 from components.training.optimizer import RecipeConfig
@@ -71,13 +71,13 @@ def main(params: Params, *, latents: Path, out: Path, log: Run) -> dict[str, flo
     """Averaged weights, what they are and what they were trained on, and the loss curves."""
     train = Latents.open(latents, "train", None)
     check(params.model, train, latents)
-    facts = {"params": fingerprint(params), "latents": train.hash}
+    chosen = {"model": plain(params.model), "recipe": params.recipe.lasting()}
     job = FitJob(
         label="train the video model",
         make=functools.partial(make, params.model, params.recipe, latents.resolve()),
-        facts=facts,
-        workers=params.recipe.workers,
-        steps=params.recipe.steps,
+        recipe=params.recipe,
+        facts={"params": fingerprint(chosen), "latents": train.hash, "autoencoder": train.key.autoencoder},
+        notes=provenance(Path.cwd()),
     )
     log.dataset(latents.name, str(latents), train.hash, "training")
     with cluster.connect(Path.cwd()):

@@ -12,14 +12,14 @@ from torch import Tensor
 from components import checkpoint
 from components.autoencoders import interface, trained
 from components.autoencoders.causal import CausalVAEConfig
-from components.config import Config, fingerprint
+from components.config import Config, fingerprint, plain
 from components.data.clips import Clips
 from components.data.loading import ReadAhead, sample_ids, share
 from components.errors import InputError
 from components.metrics import pixels
 from components.randomness import derive
 from components.reporting import galleries, results
-from components.tracking import Run
+from components.tracking import Run, provenance
 from components.training.history import write_history
 from components.training.loop import Data, Training
 from components.training.optimizer import RecipeConfig
@@ -75,13 +75,13 @@ def main(params: Params, *, clips: Path, weights: Path, out: Path, log: Run) -> 
     """A causal video VAE: averaged weights, its description, the loss curves and reconstructions to look at."""
     train = Clips.open(clips, "train")
     check(params.autoencoder, train)
-    facts = {"params": fingerprint(params), "clips": train.hash}
+    chosen = {"autoencoder": plain(params.autoencoder), "recipe": params.recipe.lasting()}
     job = FitJob(
         label="train the VAE",
         make=functools.partial(make, params.autoencoder, params.recipe, clips.resolve(), weights.resolve()),
-        facts=facts,
-        workers=params.recipe.workers,
-        steps=params.recipe.steps,
+        recipe=params.recipe,
+        facts={"params": fingerprint(chosen), "clips": train.hash},
+        notes=provenance(Path.cwd()),
     )
     with cluster.connect(Path.cwd()):
         fitted = fitting.fit(job, log.metrics)

@@ -1,14 +1,17 @@
 """Parameter groups, the schedule of the learning rate, and the recipe that names both."""
 
 import math
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from components.config import Config
+from components.config import Config, plain
 from components.errors import InputError
 from components.nn.from_timm import param_groups_weight_decay
+
+
+MOVABLE: Final = ("workers", "micro_batch", "keep")  # how a training is carried out, and not what comes of it
 
 
 class RecipeConfig(Config):
@@ -30,10 +33,15 @@ class RecipeConfig(Config):
     validate_every: int
     validation_clips: int
     checkpoint_every: int
+    keep: int  # newest checkpoints that are kept, besides the best by validation loss
+
+    def lasting(self) -> dict[str, Any]:
+        """The choices that make the result: a training may be moved to other workers and go on, but nothing else."""
+        return {name: value for name, value in plain(self).items() if name not in MOVABLE}
 
     def check(self) -> None:
         """Raises InputError for a recipe that cannot be followed."""
-        for name in ("steps", "batch", "workers", "log_every", "validate_every", "checkpoint_every"):
+        for name in ("steps", "batch", "workers", "log_every", "validate_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"recipe.{name} is {getattr(self, name)}; it must be at least 1")
         if self.micro_batch is not None and self.micro_batch < 1:
