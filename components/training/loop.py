@@ -13,6 +13,8 @@ from components.nn.losses import Losses
 from components.randomness import Stream
 from components.training.ema import averaged_state, build_ema
 from components.training.optimizer import RecipeConfig, build_optimizer, build_schedule
+from components.training.plan import DRAWS, draws, flops, shapes
+from components.training.recompute import recompute
 from components.training.resources import Clock, enough_memory, memory_peak
 from components.training.watch import Window, mean_over_workers
 
@@ -57,12 +59,16 @@ class Training:
         self.config = config
         assert isinstance(model, Trainable)
         self.model, self.draw = model, model.draw
-        self.forward = parallel(model)  # the model itself, or wrapped for several workers
-        several = isinstance(self.forward, DistributedDataParallel)
-        self.unexchanged: Callable[[], AbstractContextManager[None]] = self.forward.no_sync if several else nullcontext
+        self.averaged = build_ema(model, config.ema)
+        self.shapes = shapes(model)
+        if config.activation_checkpointing:
+            recompute(model)
+        wrapped = parallel(model)  # the model itself, or wrapped for several workers
+        several = isinstance(wrapped, DistributedDataParallel)
+        self.unexchanged: Callable[[], AbstractContextManager[None]] = wrapped.no_sync if several else nullcontext
+        self.forward = torch.compile(wrapped) if config.compile else wrapped
         self.optimizer = build_optimizer(model, config)
         self.schedule = build_schedule(self.optimizer, config)
-        self.averaged = build_ema(model, config.ema)
         self.step = 0
         self.window = Window()
         self.device = next(model.parameters()).device
@@ -99,6 +105,11 @@ class Training:
         enabled = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
             return model(batch, draws)
+
+    def flops(self, batch: Tensor) -> float:
+        """Floating-point operations of a step over all workers, without what is computed twice."""
+        chances = draws(self.model, batch[:1], self.config.seed, range(self.step, self.step + DRAWS))
+        return self.config.batch * flops(self.shapes, chances, batch[:1])
 
     def accumulate(self, samples: tuple[int, ...], batch: Tensor) -> Losses:
         """Adds the gradient of the mean loss of this batch, a micro-batch at a time; workers exchange it once."""
@@ -154,11 +165,14 @@ def fit(training: Training, data: Data, stopping: Callable[[], bool] = lambda: F
     terms and the samples, and where memory is short with what to lower.
     """
     config, model = training.config, training.model.train()
-    clock = Clock()
+    work, clock = 0.0, Clock()
     batches = data.batches(training.step)
     while training.step < config.steps:
         with clock.waiting():
             samples, batch = next(batches)
+        if not work:
+            with clock.paused():
+                work = training.flops(batch)
         with enough_memory(config, len(samples), training.step + 1):
             losses, norm = training.update(samples, batch)
         window, step = training.window, training.step
@@ -171,10 +185,12 @@ def fit(training: Training, data: Data, stopping: Callable[[], bool] = lambda: F
         if logged or due:
             window.check(step)
         if logged:
+            rates = clock.lap()
             metrics = {
                 **window.close(),
                 "learning_rate": float(training.schedule.get_last_lr()[0]),
-                **clock.lap(),
+                **rates,
+                "teraflops_per_second": work * rates["steps_per_second"] / 1e12,
                 "memory_peak_mib": memory_peak(training.device),
             }
         if last or step % config.validate_every == 0:

@@ -11,7 +11,7 @@ from components.errors import InputError
 from components.nn.from_timm import param_groups_weight_decay
 
 
-MOVABLE: Final = ("workers", "micro_batch", "keep")  # how a training is carried out, and not what comes of it
+MOVABLE: Final = ("workers", "micro_batch", "activation_checkpointing", "compile", "keep")  # how a training is carried out, and not what comes of it
 
 
 class RecipeConfig(Config):
@@ -28,6 +28,8 @@ class RecipeConfig(Config):
     clip: float  # largest norm of the gradient
     ema: float  # decay of the averaged weights, a step
     precision: Literal["float32", "bfloat16"]
+    activation_checkpointing: bool  # blocks are computed again in the backward pass instead of being kept
+    compile: bool  # through torch.compile, which needs a C++ compiler
     workers: int
     log_every: int  # steps
     validate_every: int

@@ -28,7 +28,8 @@ POINTS = torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
 def recipe(**changes: Any) -> RecipeConfig:
     whole = {
         "seed": 0, "steps": 12, "batch": 4, "micro_batch": None, "learning_rate": 0.05, "schedule": "cosine", "warmup": 3,
-        "weight_decay": 0.1, "clip": 0.5, "ema": 0.8, "precision": "float32", "workers": 1, "log_every": 3,
+        "weight_decay": 0.1, "clip": 0.5, "ema": 0.8, "precision": "float32",
+        "activation_checkpointing": False, "compile": False, "workers": 1, "log_every": 3,
         "validate_every": 6, "validation_clips": 4, "checkpoint_every": 4, "keep": 2,
     }  # fmt: skip
     return parse(RecipeConfig, whole | changes, where="here")
@@ -252,11 +253,15 @@ def test_an_error_that_is_not_about_memory_stays_what_it_is() -> None:
 
 def test_every_line_of_the_log_tells_the_rate_the_wait_the_memory_and_both_validation_losses() -> None:
     _, progress = trained(recipe(steps=6, log_every=6, validate_every=6))
-    names = {"learning_rate", "gradient_norm", "steps_per_second", "data_wait", "memory_peak_mib"}
+    names = {"learning_rate", "gradient_norm", "steps_per_second", "data_wait"}
+    names |= {"memory_peak_mib", "teraflops_per_second"}
     kinds = {f"validation_{raw}{term}" for raw in ("", "raw_") for term in ("loss", "fit", "far")}
     assert names | kinds | {"loss", "fit", "far"} == set(progress[-1].metrics)
     assert 0 <= progress[-1].metrics["data_wait"] < 1
     assert progress[-1].metrics["memory_peak_mib"] > 10
+    # one layer of three numbers: two operations forward, and in the backward pass two for the weights alone
+    operations = 4 * 3 * 4 * progress[-1].metrics["steps_per_second"]
+    assert progress[-1].metrics["teraflops_per_second"] == pytest.approx(operations / 1e12)
 
 
 def test_raw_validation_losses_are_of_the_models_own_weights() -> None:

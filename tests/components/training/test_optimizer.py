@@ -15,7 +15,8 @@ from tests.behaviour.conftest import tiny_config
 def recipe(**changes: Any) -> RecipeConfig:
     whole = {
         "seed": 0, "steps": 100, "batch": 4, "micro_batch": None, "learning_rate": 0.5, "schedule": "cosine", "warmup": 10,
-        "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32", "workers": 1, "log_every": 10,
+        "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32",
+        "activation_checkpointing": False, "compile": False, "workers": 1, "log_every": 10,
         "validate_every": 50, "validation_clips": 4, "checkpoint_every": 50, "keep": 2,
     }  # fmt: skip
     return parse(RecipeConfig, whole | changes, where="here")
@@ -65,6 +66,11 @@ def test_the_optimiser_is_adamw_with_the_papers_betas() -> None:
     assert isinstance(optimizer, torch.optim.AdamW)
     assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.95)}
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+
+
+def test_the_optimiser_runs_in_one_fused_kernel_where_there_is_one() -> None:
+    assert build_optimizer(Model(), recipe()).defaults["fused"] is True
+    assert build_optimizer(Model().to("meta"), recipe()).defaults["fused"] is False
 
 
 def rates(config: RecipeConfig) -> list[float]:
