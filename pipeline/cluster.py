@@ -227,7 +227,9 @@ def _fitted(trainer: Any, board: Any) -> Mapping[str, Any]:
         return done.result()
     except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
         sentence = ray.get(board.failure.remote())
-        raise InputError(sentence) if sentence else error from error
+        if sentence is None:
+            raise
+        raise InputError(sentence) from error
 
 
 @contextmanager

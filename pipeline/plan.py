@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from components.autoencoders.causal import CausalVAEConfig
 from components.config import Config, read_yaml
@@ -33,13 +34,23 @@ def main() -> None:
     with stage.command():
         params: Params = stage.resolve(Params, read_yaml(arguments.params), "experiments", arguments.row)
         params.recipe.check()
-        clip = torch.zeros(1, *params.autoencoder.latent)
-        say(text(params, plan(params.model.build, clip, params.recipe), arguments.rate))
+        say(report(params, arguments.rate))
 
 
-def text(params: Params, planned: Plan, rates: list[float]) -> str:
-    """The plan as lines for a person."""
-    recipe, (frames, _, height, width) = params.recipe, params.autoencoder.latent
+def report(params: Params, rates: list[float]) -> str:
+    """The plan of every phase."""
+    frames, *latent = params.autoencoder.latent
+    parts = []
+    for phase in params.recipe.parts():
+        clip = torch.zeros(1, phase.frames or frames, *latent)
+        planned = plan(params.model.build, clip, phase.recipe)
+        parts.append(text(phase.name, phase.recipe, clip, planned, rates))
+    return "\n".join(parts)
+
+
+def text(name: str, recipe: RecipeConfig, clip: Tensor, planned: Plan, rates: list[float]) -> str:
+    """The plan of one phase as lines for a person."""
+    frames, _, height, width = clip.shape[1:]
     tokens = (frames - 1) * height * width * recipe.batch
     memory = sum(planned.memory.values())
     lines = [
@@ -47,13 +58,14 @@ def text(params: Params, planned: Plan, rates: list[float]) -> str:
         ("", f"{sum(planned.parameters.values()) / 1e6:.2f} M in all"),
         ("tokens", f"{height * width} a frame, {tokens} predicted in a step, {tokens * recipe.steps:.3g} in all"),
         ("a step", f"{planned.flops / 1e12:.3g} TFLOP over {recipe.workers} workers, the mean over random masks"),
-        ("", f"{_mib(planned.read)} of latents read, {_mib(planned.exchanged)} of gradients sent by each worker"),
+        ("", f"{_mib(2 * planned.read)} read (means and variances), {_mib(planned.exchanged)} sent by each worker"),
         ("memory", f"{_mib(memory)} on each worker with {planned.clips} clips at once, without what torch itself takes"),
         ("", _list({name: _mib(size) for name, size in planned.memory.items() if size})),
         ("steps", f"{recipe.steps}, and a checkpoint of {_mib(planned.checkpoint)} every {recipe.checkpoint_every}"),
         ("hours", _list({f"at {rate:g} TFLOP/s a worker": _hours(planned, recipe, rate) for rate in rates})),
     ]
-    return "\n".join(f"{name:<12}{words}" for name, words in lines)
+    title = [f"{name}:"] if name else []
+    return "\n".join([*title, *(f"  {word:<12}{words}" for word, words in lines)])
 
 
 def _list(parts: dict[str, str]) -> str:

@@ -61,8 +61,10 @@ def make(
     return Training(objective, worker.parallel, recipe), Data(batches, validation)
 
 
-def check(config: CausalVAEConfig, clips: Clips) -> None:
-    """Raises InputError if the VAE does not fit the clips."""
+def check(config: CausalVAEConfig, recipe: RecipeConfig, clips: Clips) -> None:
+    """Raises InputError if the VAE does not fit the clips, or its recipe is one of a video model."""
+    if recipe.start is not None or recipe.phases:
+        raise InputError(f"recipe {config.recipe} has a start or phases, which only video models take; use null and []")
     if (config.frames, config.resolution) != (clips.frames, clips.size):
         raise InputError(
             f"the autoencoder is for clips of {config.frames} frames at {config.resolution}, "
@@ -74,7 +76,7 @@ def check(config: CausalVAEConfig, clips: Clips) -> None:
 def main(params: Params, *, clips: Path, weights: Path, out: Path, log: Run) -> dict[str, float]:
     """A causal video VAE: averaged weights, its description, the loss curves and reconstructions to look at."""
     train = Clips.open(clips, "train")
-    check(params.autoencoder, train)
+    check(params.autoencoder, params.recipe, train)
     chosen = {"autoencoder": plain(params.autoencoder), "recipe": params.recipe.lasting()}
     job = FitJob(
         label="train the VAE",

@@ -7,8 +7,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.randomness import Stream
@@ -94,6 +92,10 @@ def flops(model: nn.Module, chances: Sequence[Any], batch: Tensor) -> float:
 
 def working_memory(build: Callable[[], nn.Module], clip: Tensor, clips: int, recipe: RecipeConfig) -> int:
     """Bytes of gradients and activations at the worst moment of a step with so many clips at once."""
+    # imported late: they take seconds, which no training needs that only counts its work
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+
     with FakeTensorMode() as mode:
         model = build().train()
         if recipe.activation_checkpointing:
