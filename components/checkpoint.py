@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,30 +20,53 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "config.json"  # of a folder of fi
 D = TypeVar("D", bound=Config)
 
 
+class DamagedCheckpoint(InputError):
+    """A state that was torn while it was written, or changed on the disk afterwards."""
+
+
 def save(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes tensors and plain values (`state`) and what they belong to (`facts`) aside, then renames the folder."""
+    """Writes tensors and plain values (`state`) and what they belong to (`facts`) aside, then renames the folder.
+
+    Whatever goes wrong, what was written aside is removed and an older folder of this name stays as it was.
+    """
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    torch.save(dict(state), aside / STATE)
-    content = {**facts, "sha256": sha256(aside / STATE)}
-    (aside / FACTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    try:
+        with (aside / STATE).open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())  # the name must not reach the disk before what it names
+        content = {**facts, "sha256": sha256(aside / STATE)}
+        (aside / FACTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What the state in this folder belongs to. Raises DamagedCheckpoint if it does not say."""
+    try:
+        return dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise DamagedCheckpoint(f"the checkpoint {folder} is incomplete; delete it and start again") from None
 
 
 def load(folder: Path, expect: Mapping[str, Any]) -> dict[str, Any]:
     """The state in this folder, on the CPU.
 
-    Raises InputError if it is torn, or belongs to something else: each fact in `expect` must be the one that was saved.
+    Raises DamagedCheckpoint if it is torn or changed, and InputError if it belongs to something else: each fact in
+    `expect` must be the one that was saved.
     """
+    facts = facts_of(folder)
     try:
-        facts = dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
         written, actual = facts["sha256"], sha256(folder / STATE)
-    except (OSError, ValueError, TypeError, KeyError):
-        raise InputError(f"the checkpoint {folder} is incomplete; delete it and start again") from None
+    except (OSError, KeyError):
+        raise DamagedCheckpoint(f"the checkpoint {folder} is incomplete; delete it and start again") from None
     if written != actual:
-        raise InputError(f"the checkpoint {folder} is damaged: its hash is {actual}, not {written}; delete it")
+        raise DamagedCheckpoint(f"the checkpoint {folder} is damaged: its hash is {actual}, not {written}; delete it")
     for key, value in expect.items():
         if facts.get(key) != value:
             raise InputError(
@@ -115,6 +138,28 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
                 "train again or restore the configuration"
             )
     model.load_state_dict(weights)
+
+
+def begin_with(path: Path, model: torch.nn.Module, zero: Sequence[str]) -> list[str]:
+    """Fills the model with the weights of another one, from which it may differ by some new weights.
+
+    New ones whose names begin like one of `zero` are set to zero; returns their names. Raises InputError that names
+    every other weight that is missing, unknown or of another size.
+    """
+    weights, own = read_weights(path), model.state_dict()
+    new = sorted(name for name in own.keys() - weights.keys() if name.startswith(tuple(zero)))
+    problems = {
+        "lacks": sorted(own.keys() - weights.keys() - set(new)),
+        "has besides": sorted(weights.keys() - own.keys()),
+        "has in another size": sorted(n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape),
+    }
+    if found := "; ".join(f"{what} {', '.join(names)}" for what, names in problems.items() if names):
+        raise InputError(
+            f"{path} cannot be begun with: it {found}; list what is new and may begin at zero in recipe.start.zero, "
+            "or begin with another model"
+        )
+    model.load_state_dict({**weights, **{name: torch.zeros_like(own[name]) for name in new}})
+    return new
 
 
 def sha256(path: Path) -> str:

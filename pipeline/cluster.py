@@ -2,10 +2,9 @@
 
 import logging
 import os
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from ray.train.torch import TorchTrainer, prepare_model  # noqa: E402
 
 T = TypeVar("T")
 R = TypeVar("R")
-POLL = 1.0  # seconds between two looks at how far a training is
 OBJECT_STORE = 400 * 2**20  # bytes; what we send is small, and what is not lies in files
 
 
@@ -100,35 +98,39 @@ class Worker:
     world: int
     device: torch.device
     parallel: Callable[[nn.Module], nn.Module]  # wraps a model so that gradients are averaged over all workers
-    post: Callable[[int, Mapping[str, float]], None]  # step and metrics, from the first worker to the driver
+    board: Any
 
-    @contextmanager
-    def resume(self) -> Iterator[Path | None]:
-        """The folder of the last checkpoint of this run, if there is one."""
-        seen = ray.train.get_checkpoint()
-        if seen is None:
-            yield None
-            return
-        with seen.as_directory() as folder:
-            yield Path(folder)
+    def post(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Step and metrics, from the first worker to the driver."""
+        if self.rank == 0:
+            self.board.post.remote(step, dict(metrics))
 
-    def report(self, metrics: Mapping[str, float], write: Callable[[Path], None]) -> None:
-        """A checkpoint, which every worker must report and the first one writes into the folder that it is given."""
-        if self.rank:
-            ray.train.report(dict(metrics))
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder) / "state")
-            ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(Path(folder) / "state"))
+    def stopping(self) -> bool:
+        """Whether the driver wants an early end."""
+        return ray.get(self.board.stopping.remote())
+
+    def warn(self, text: str) -> None:
+        """A line for the person at the keyboard."""
+        self.board.warn.remote(text)
+
+    def agree(self, value: T) -> T:
+        """The first worker's value, on every worker."""
+        box = [value]
+        if self.world > 1:
+            torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
 
 
 @ray.remote(num_cpus=0)
 class Board:
-    """Where the first worker posts its progress and the driver reads it."""
+    """Where workers post what they do and the driver reads it, and the other way round."""
 
     def __init__(self) -> None:
         self.step = 0
         self.metrics: list[tuple[int, dict[str, float]]] = []
+        self.warnings: list[str] = []
+        self.error: str | None = None
+        self.stopped = False
 
     def post(self, step: int, metrics: dict[str, float]) -> None:
         """The step that is done, and metrics if there are any."""
@@ -136,10 +138,31 @@ class Board:
         if metrics:
             self.metrics.append((step, metrics))
 
-    def drain(self) -> tuple[int, list[tuple[int, dict[str, float]]]]:
-        """The newest step, and the metrics posted since the last call."""
-        metrics, self.metrics = self.metrics, []
-        return self.step, metrics
+    def warn(self, text: str) -> None:
+        """A line for the person at the keyboard."""
+        self.warnings.append(text)
+
+    def drain(self) -> tuple[int, list[tuple[int, dict[str, float]]], list[str]]:
+        """The newest step, and the metrics and warnings posted since the last call."""
+        found = self.step, self.metrics, self.warnings
+        self.metrics, self.warnings = [], []
+        return found
+
+    def fail(self, error: str) -> None:
+        """A worker's sentence about bad input: whoever begins after it need not try."""
+        self.error = self.error or error
+
+    def failure(self) -> str | None:
+        """The first such sentence."""
+        return self.error
+
+    def stop(self) -> None:
+        """Asks the workers for an early end."""
+        self.stopped = True
+
+    def stopping(self) -> bool:
+        """Whether an early end was asked for."""
+        return self.stopped
 
 
 def train(
@@ -154,8 +177,8 @@ def train(
 ) -> Mapping[str, Any]:
     """work(worker) on so many workers through Ray Train; what the first worker returns.
 
-    A run of the same name in the same storage is gone on with from its last checkpoint. Raises InputError if the
-    cluster is too small, and with a worker's sentence if it raised one.
+    `storage` and `name` give the folder of Ray's own notes. When interrupted, the workers are asked for an early end
+    and waited for. Raises InputError if the cluster is too small, and with a worker's sentence if it raised one.
     """
     cpus, gpus = processors(), int(ray.cluster_resources().get("GPU", 0))
     use_gpu = gpus > 0
@@ -172,18 +195,41 @@ def train(
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(storage.resolve()),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=failures,
         ),
     )
     with meter(label, steps, "steps") as shown, _watched(board, shown, log):
-        try:
-            outcome: Mapping[str, Any] = trainer.fit().return_value
-        except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
-            raise _as_input_error(error) from error
+        outcome = _fitted(trainer, board)
     if "error" in outcome:
         raise InputError(outcome["error"])
     return outcome
+
+
+def _fitted(trainer: Any, board: Any) -> Mapping[str, Any]:
+    """What the first worker returns; in a thread, because Ray would take Ctrl-C for itself in the main one."""
+    done: Future[Mapping[str, Any]] = Future()
+
+    def fit() -> None:
+        try:
+            done.set_result(trainer.fit().return_value)
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()
+    try:
+        try:
+            wait([done])
+        except KeyboardInterrupt:
+            complain("  stopping with a checkpoint at the next line of the log; interrupt once more to end without one")
+            ray.get(board.stop.remote())
+            wait([done])
+            raise
+        return done.result()
+    except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
+        sentence = ray.get(board.failure.remote())
+        if sentence is None:
+            raise
+        raise InputError(sentence) from error
 
 
 @contextmanager
@@ -192,7 +238,9 @@ def _watched(board: Any, shown: Meter, log: Callable[[Mapping[str, float], int],
     done = threading.Event()
 
     def read() -> None:
-        step, posted = ray.get(board.drain.remote())
+        step, posted, warnings = ray.get(board.drain.remote())
+        for warning in warnings:
+            complain(f"  {warning}")
         for at, metrics in posted:
             log(metrics, at)
         loss = next((f"loss {metrics['loss']:.4f}" for _, metrics in reversed(posted) if "loss" in metrics), "")
@@ -200,7 +248,7 @@ def _watched(board: Any, shown: Meter, log: Callable[[Mapping[str, float], int],
             shown.update(step, loss)
 
     def watch() -> None:
-        while not done.wait(POLL):
+        while not done.wait(1.0):
             with suppress(ray.exceptions.RayError):
                 read()
 
@@ -221,30 +269,19 @@ def _worker_loop(config: dict[str, Any]) -> Mapping[str, Any]:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    board, told = config["board"], 0.0
-
-    def post(step: int, metrics: Mapping[str, float]) -> None:
-        nonlocal told
-        if rank == 0 and (metrics or time.monotonic() > told + POLL):  # every call costs both processes a millisecond
-            told = time.monotonic()
-            board.post.remote(step, dict(metrics))
-
-    worker = Worker(rank, world, device, prepare_model if world > 1 else nn.Identity(), post)
+    board = config["board"]
+    sentence = ray.get(board.failure.remote())
+    if sentence is not None:  # Ray starts all workers again when one has left; bad input does not get better
+        return {"error": sentence}
+    worker = Worker(rank, world, device, prepare_model if world > 1 else nn.Identity(), board)
     try:
         work: Callable[[Worker], Mapping[str, Any]] = config["work"]
         return work(worker)
     except InputError as error:
-        if world > 1 and rank:
-            raise
+        ray.get(board.fail.remote(str(error)))
+        if world > 1:
+            raise  # the others may wait for this one's gradients
         return {"error": str(error)}
-
-
-def _as_input_error(error: Exception) -> Exception:
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause = getattr(failure, "cause", None) or failure
-        if isinstance(cause, InputError):
-            return InputError(str(cause))
-    return error
 
 
 def search(

@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 from components import checkpoint
 from components.config import fingerprint
 from components.training import loop
-from components.training.loop import Data, Progress, Training
-from pipeline import cluster
+from components.training.keeper import Keeper
+from components.training.loop import Data, Training
+from components.training.optimizer import RecipeConfig
+from pipeline import cluster, stage
 from pipeline.cluster import Worker
 
+TOLD_EVERY = 1.0  # seconds; every message costs both processes a millisecond of a core that computes
 STORAGE = Path(".state") / "training"  # resumable state lies outside of every stage's outputs
 
 
@@ -23,9 +27,9 @@ class FitJob:
 
     label: str
     make: Callable[[Worker], tuple[Training, Data]]
-    facts: Mapping[str, Any]  # a checkpoint with other facts is refused
-    workers: int
-    steps: int
+    recipe: RecipeConfig
+    facts: Mapping[str, Any]  # a checkpoint with other facts is never gone on from
+    notes: Mapping[str, Any]  # written down in a checkpoint, not compared: such as the commit
 
     @property
     def name(self) -> str:
@@ -42,16 +46,20 @@ class Fitted:
 
 
 def fit(job: FitJob, log: Callable[[Mapping[str, float], int], None]) -> Fitted:
-    """Trains, from the last checkpoint on if there is one; the run's folder is kept until `clear`."""
-    outcome = cluster.train(
-        functools.partial(_work, job, STORAGE.resolve()),
-        workers=job.workers,
-        steps=job.steps,
-        storage=STORAGE,
-        name=job.name,
-        label=job.label,
-        log=log,
-    )
+    """Trains, from the last checkpoint on if there is one; the run's folder is kept until `clear`.
+
+    Raises InputError if another process of this machine is at the same training.
+    """
+    with stage.alone(STORAGE / f"{job.name}.lock", job.label):
+        outcome = cluster.train(
+            functools.partial(_work, job, STORAGE.resolve()),
+            workers=job.recipe.workers,
+            steps=job.recipe.steps,
+            storage=STORAGE,
+            name=job.name,
+            label=job.label,
+            log=log,
+        )
     return Fitted(Path(outcome["weights"]), outcome["history"])
 
 
@@ -63,23 +71,33 @@ def clear(job: FitJob) -> None:
 def _work(job: FitJob, storage: Path, worker: Worker) -> Mapping[str, Any]:
     training, data = job.make(worker)
     history: list[dict[str, float]] = []
-    with worker.resume() as folder:
-        if folder is not None:
-            state = checkpoint.load(folder, job.facts)
+    first, folder = worker.rank == 0, storage / job.name
+    with Keeper(folder, job.facts, job.notes, job.recipe.keep) as keeper:
+        state = _resume(keeper, job, worker)
+        if state is not None:
             training.restore(state["training"])
             history = state["history"]
-    for progress in loop.fit(training, data):
-        worker.post(progress.step, progress.metrics)
-        if progress.metrics:
-            history.append({"step": progress.step, **progress.metrics})
-        if progress.state is not None:
-            worker.report(progress.metrics, functools.partial(_write, job, progress, history))
-    weights = storage / job.name / checkpoint.WEIGHTS
-    if worker.rank == 0:
+        told = 0.0
+        for progress in loop.fit(training, data, worker.stopping):
+            if progress.metrics or time.monotonic() > told + TOLD_EVERY:
+                told = time.monotonic()
+                worker.post(progress.step, progress.metrics)
+            if progress.metrics:
+                history.append({"step": progress.step, **progress.metrics})
+            keeper.check(wait=False)
+            if progress.state is not None and first:
+                content = {"training": progress.state(), "history": history}
+                keeper.write(progress.step, content, progress.metrics)
+    if training.step < job.recipe.steps:
+        return {"stopped": training.step}
+    weights = folder / checkpoint.WEIGHTS
+    if first:
         checkpoint.save_weights(weights, training.weights())
     return {"weights": str(weights), "history": history}
 
 
-def _write(job: FitJob, progress: Progress, history: list[dict[str, float]], folder: Path) -> None:
-    assert progress.state is not None
-    checkpoint.save(folder, {"training": progress.state(), "history": history}, job.facts)
+def _resume(keeper: Keeper, job: FitJob, worker: Worker) -> dict[str, Any] | None:
+    """The state to go on from: the first worker looks, and all take the one that it found."""
+    path, state = (keeper.newest(worker.warn) if worker.rank == 0 else None) or (None, None)
+    found = worker.agree(path)
+    return checkpoint.load(found, job.facts) if worker.rank and found is not None else state

@@ -1,6 +1,7 @@
 """A stage's command line, read off the signature of its `main`; its parameters, its MLflow run and its metrics file."""
 
 import argparse
+import fcntl
 import inspect
 import json
 import os
@@ -90,8 +91,11 @@ def _run(main: Main, rows: str | None, root: Path) -> None:
             raise InputError(f"{name}: --{path} {folder} does not exist; run `dvc repro` to make what comes before")
     tags = {"stage": stage, "row": row or "", "params": fingerprint(params), **tracking.provenance(root)}
     began = time.perf_counter()
-    say(f"{name}: begins")
-    with tracking.run(name, root=root, tags=tags, parameters=flatten(plain(params))) as log:
+    with (
+        alone(root / ".state" / "locks" / f"{name}.lock", name),
+        tracking.run(name, root=root, tags=tags, parameters=flatten(plain(params))) as log,
+    ):
+        say(f"{name}: begins")
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -102,6 +106,24 @@ def _run(main: Main, rows: str | None, root: Path) -> None:
         log.metrics({**metrics, "stage_seconds": seconds, "stage_peak_memory_mib": _peak_memory()})
         numbers = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
         say(f"{name}: done in {seconds:.0f} s ({numbers})\n  outputs {out}\n  MLflow run {log.link}")
+
+
+@contextmanager
+def alone(lock: Path, name: str) -> Iterator[None]:
+    """No other process of this machine is in a block with the same lock. Raises InputError if one is."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when the process ends, however it ends
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"{name} is already being run by process {file.read().strip()}; wait for its end, or end it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def resolve(schema: type[Config], tables: Mapping[str, Any], rows: str | None, row: str | None) -> Any:

@@ -1,27 +1,28 @@
 """Stage `train`: latents to a video model, through Ray Train."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from components import checkpoint
-from components.config import Config, fingerprint
+from components.config import Config, fingerprint, plain
 from components.data.latents import Latents, sample, standardise
 from components.data.loading import ReadAhead, sample_ids, share
 from components.errors import InputError
 from components.models.canvasmar import CanvasMARConfig
 from components.models.trained import Trained
 from components.randomness import Stream, derive
-from components.tracking import Run
+from components.tracking import Run, provenance
 from components.training.history import write_history
 from components.training.loop import Data, Training
-from components.training.optimizer import RecipeConfig
+from components.training.optimizer import Phase, RecipeConfig
 from pipeline import cluster, fitting, stage
 from pipeline.cluster import Worker
-from pipeline.fitting import FitJob
+from pipeline.fitting import FitJob, Fitted
 
 
 class Params(Config):
@@ -37,10 +38,26 @@ def batch(latents: Latents, moments: Tensor, stream: Stream) -> Tensor:
     return standardise(sample(moments, noise), latents.mean, latents.std)
 
 
-def make(config: CanvasMARConfig, recipe: RecipeConfig, folder: Path, worker: Worker) -> tuple[Training, Data]:
-    """One worker's part of the training."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The weights that a phase begins with."""
+
+    path: Path
+    zero: tuple[str, ...]  # how the names of new weights begin, which begin at zero
+
+
+def make(
+    config: CanvasMARConfig, phase: Phase, folder: Path, start: Start | None, worker: Worker
+) -> tuple[Training, Data]:
+    """One worker's part of a phase."""
+    recipe = phase.recipe
     torch.manual_seed(derive(recipe.seed, "model"))
-    model = config.build().to(worker.device)
+    model = config.build()
+    if start is not None:
+        new = checkpoint.begin_with(start.path, model, start.zero)
+        if new and worker.rank == 0:
+            worker.warn(f"these weights are new and begin at zero: {', '.join(new)}")
+    model.to(worker.device)
     train, held = Latents.open(folder, "train", None), Latents.open(folder, "val", None)
 
     def batches(start: int) -> Iterator[tuple[tuple[int, ...], Tensor]]:
@@ -50,7 +67,8 @@ def make(config: CanvasMARConfig, recipe: RecipeConfig, folder: Path, worker: Wo
 
         with ReadAhead(train.moments, ids, range(start, recipe.steps)) as ahead:
             for read in ahead:
-                yield read.ids, batch(train, read.data, Stream.of(recipe.seed, read.ids).fork("step", read.step))
+                latents = batch(train, read.data, Stream.of(recipe.seed, read.ids).fork("step", read.step))
+                yield read.ids, latents[:, : phase.frames]
 
     chosen = range(min(recipe.validation_clips, len(held)))
     parts = [tuple(chosen[start : start + recipe.batch]) for start in chosen[:: recipe.batch]]
@@ -58,30 +76,77 @@ def make(config: CanvasMARConfig, recipe: RecipeConfig, folder: Path, worker: Wo
     return Training(model, worker.parallel, recipe), Data(batches, validation)
 
 
-def check(config: CanvasMARConfig, latents: Latents, folder: Path) -> None:
-    """Raises InputError if the model does not fit the latents."""
+def model_of(config: CanvasMARConfig, phase: Phase) -> CanvasMARConfig:
+    """The model with the noise of a phase. Raises InputError if it has no canvas whose noise could be set."""
+    if not phase.noise:
+        return config
+    canvas = getattr(config, "canvas", None)
+    if canvas is None:
+        raise InputError(f"{phase.name} sets {' and '.join(phase.noise)}, but the model has no canvas; set them to null")
+    return config.model_copy(update={"canvas": canvas.model_copy(update=phase.noise)})
+
+
+def check(config: CanvasMARConfig, recipe: RecipeConfig, latents: Latents, folder: Path) -> None:
+    """Raises InputError if model or recipe do not fit the latents."""
     if config.latent != latents.shape[1:]:
         raise InputError(
             f"the model is for latents of (channels, height, width) {config.latent}, "
             f"but {folder} holds {latents.shape[1:]}; set model.latent to these numbers, or train another autoencoder"
         )
+    recipe.check()
+    for phase in recipe.parts():
+        if phase.frames is not None and not 2 <= phase.frames <= latents.shape[0]:
+            raise InputError(
+                f"{phase.name} takes {phase.frames} latent frames, but {folder} has {latents.shape[0]} a clip; "
+                f"take between 2 and {latents.shape[0]}, or null for all"
+            )
+
+
+def job_of(params: Params, phase: Phase, latents: Path, start: Start | None) -> FitJob:
+    """The training of a phase, given the weights that it begins with."""
+    key, model = Latents.open(latents, "train", None), model_of(params.model, phase)
+    chosen = {"model": plain(model), "recipe": phase.recipe.lasting(), "frames": phase.frames}
+    return FitJob(
+        label=f"train the video model {phase.name}".strip(),
+        make=functools.partial(make, model, phase, latents.resolve(), start),
+        recipe=phase.recipe,
+        facts={
+            "params": fingerprint(chosen),
+            "latents": key.hash,
+            "autoencoder": key.key.autoencoder,
+            "start": None if start is None else checkpoint.identity(start.path.parent),
+        },
+        notes=provenance(Path.cwd()),
+    )
+
+
+def train_in_phases(params: Params, latents: Path, log: Run) -> tuple[list[FitJob], Fitted]:
+    """Trains phase after phase; the trainings, and the last one's weights with the history of all."""
+    given = params.recipe.start
+    start = None if given is None else Start(Path(given.folder).resolve() / checkpoint.WEIGHTS, given.zero)
+    jobs: list[FitJob] = []
+    history: list[dict[str, float]] = []
+    for phase in params.recipe.parts():
+        job = job_of(params, phase, latents, start)
+        before = sum(job.recipe.steps for job in jobs)
+
+        def shifted(values: Mapping[str, float], step: int, before: int = before) -> None:
+            log.metrics(values, before + step)
+
+        fitted = fitting.fit(job, shifted)
+        history += [{**row, "step": before + row["step"]} for row in fitted.history]
+        jobs.append(job)
+        start = Start(fitted.weights, ())
+    return jobs, Fitted(fitted.weights, history)
 
 
 def main(params: Params, *, latents: Path, out: Path, log: Run) -> dict[str, float]:
     """Averaged weights, what they are and what they were trained on, and the loss curves."""
     train = Latents.open(latents, "train", None)
-    check(params.model, train, latents)
-    facts = {"params": fingerprint(params), "latents": train.hash}
-    job = FitJob(
-        label="train the video model",
-        make=functools.partial(make, params.model, params.recipe, latents.resolve()),
-        facts=facts,
-        workers=params.recipe.workers,
-        steps=params.recipe.steps,
-    )
+    check(params.model, params.recipe, train, latents)
     log.dataset(latents.name, str(latents), train.hash, "training")
     with cluster.connect(Path.cwd()):
-        fitted = fitting.fit(job, log.metrics)
+        jobs, fitted = train_in_phases(params, latents, log)
     weights = checkpoint.read_weights(fitted.weights)
     checkpoint.save_weights(out / checkpoint.WEIGHTS, weights)
     trained = Trained(
@@ -94,7 +159,8 @@ def main(params: Params, *, latents: Path, out: Path, log: Run) -> dict[str, flo
     checkpoint.describe(out, trained)
     write_history(out / "history.csv", fitted.history)
     log.artifact(out, "model")
-    fitting.clear(job)
+    for job in jobs:
+        fitting.clear(job)
     last = fitted.history[-1]
     metrics = {name: value for name, value in last.items() if name.startswith("validation_")}
     return {**metrics, "parameters": float(sum(tensor.numel() for tensor in weights.values()))}

@@ -12,14 +12,14 @@ from torch import Tensor
 from components import checkpoint
 from components.autoencoders import interface, trained
 from components.autoencoders.causal import CausalVAEConfig
-from components.config import Config, fingerprint
+from components.config import Config, fingerprint, plain
 from components.data.clips import Clips
 from components.data.loading import ReadAhead, sample_ids, share
 from components.errors import InputError
 from components.metrics import pixels
 from components.randomness import derive
 from components.reporting import galleries, results
-from components.tracking import Run
+from components.tracking import Run, provenance
 from components.training.history import write_history
 from components.training.loop import Data, Training
 from components.training.optimizer import RecipeConfig
@@ -61,8 +61,10 @@ def make(
     return Training(objective, worker.parallel, recipe), Data(batches, validation)
 
 
-def check(config: CausalVAEConfig, clips: Clips) -> None:
-    """Raises InputError if the VAE does not fit the clips."""
+def check(config: CausalVAEConfig, recipe: RecipeConfig, clips: Clips) -> None:
+    """Raises InputError if the VAE does not fit the clips, or its recipe is one of a video model."""
+    if recipe.start is not None or recipe.phases:
+        raise InputError(f"recipe {config.recipe} has a start or phases, which only video models take; use null and []")
     if (config.frames, config.resolution) != (clips.frames, clips.size):
         raise InputError(
             f"the autoencoder is for clips of {config.frames} frames at {config.resolution}, "
@@ -74,14 +76,14 @@ def check(config: CausalVAEConfig, clips: Clips) -> None:
 def main(params: Params, *, clips: Path, weights: Path, out: Path, log: Run) -> dict[str, float]:
     """A causal video VAE: averaged weights, its description, the loss curves and reconstructions to look at."""
     train = Clips.open(clips, "train")
-    check(params.autoencoder, train)
-    facts = {"params": fingerprint(params), "clips": train.hash}
+    check(params.autoencoder, params.recipe, train)
+    chosen = {"autoencoder": plain(params.autoencoder), "recipe": params.recipe.lasting()}
     job = FitJob(
         label="train the VAE",
         make=functools.partial(make, params.autoencoder, params.recipe, clips.resolve(), weights.resolve()),
-        facts=facts,
-        workers=params.recipe.workers,
-        steps=params.recipe.steps,
+        recipe=params.recipe,
+        facts={"params": fingerprint(chosen), "clips": train.hash},
+        notes=provenance(Path.cwd()),
     )
     with cluster.connect(Path.cwd()):
         fitted = fitting.fit(job, log.metrics)

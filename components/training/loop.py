@@ -1,18 +1,22 @@
 """The loop: a generator of progress that knows neither Ray nor MLflow, and trains whatever returns losses."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from components.errors import InputError
 from components.nn.losses import Losses
 from components.randomness import Stream
 from components.training.ema import averaged_state, build_ema
 from components.training.optimizer import RecipeConfig, build_optimizer, build_schedule
+from components.training.plan import DRAWS, draws, flops, shapes
+from components.training.recompute import recompute
+from components.training.resources import Clock, enough_memory, memory_peak
+from components.training.watch import Window, mean_over_workers
 
 
 @runtime_checkable
@@ -55,11 +59,19 @@ class Training:
         self.config = config
         assert isinstance(model, Trainable)
         self.model, self.draw = model, model.draw
-        self.forward = parallel(model)  # the model itself, or wrapped for several workers
+        self.averaged = build_ema(model, config.ema)
+        self.shapes = shapes(model)
+        if config.activation_checkpointing:
+            recompute(model)
+        wrapped = parallel(model)  # the model itself, or wrapped for several workers
+        self.unexchanged: Callable[[], AbstractContextManager[None]] = nullcontext
+        if isinstance(wrapped, DistributedDataParallel):
+            self.unexchanged = wrapped.no_sync
+        self.forward = torch.compile(wrapped) if config.compile else wrapped
         self.optimizer = build_optimizer(model, config)
         self.schedule = build_schedule(self.optimizer, config)
-        self.averaged = build_ema(model, config.ema)
         self.step = 0
+        self.window = Window()
         self.device = next(model.parameters()).device
 
     def state(self) -> dict[str, Any]:
@@ -70,6 +82,7 @@ class Training:
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "window": self.window.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -79,6 +92,7 @@ class Training:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.window = Window.restored(state["window"], self.device)
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights, under the model's names."""
@@ -93,11 +107,32 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
             return model(batch, draws)
 
+    def flops(self, batch: Tensor) -> float:
+        """Floating-point operations of a step over all workers, without what is computed twice."""
+        chances = draws(self.model, batch[:1], self.config.seed, range(self.step, self.step + DRAWS))
+        return self.config.batch * flops(self.shapes, chances, batch[:1])
+
+    def accumulate(self, samples: tuple[int, ...], batch: Tensor) -> Losses:
+        """Adds the gradient of the mean loss of this batch, a micro-batch at a time; workers exchange it once."""
+        parts = list(self._parts(samples, batch))
+        means = []
+        for index, (ids, part) in enumerate(parts):
+            share = len(ids) / len(samples)
+            with nullcontext() if index == len(parts) - 1 else self.unexchanged():
+                losses = self.losses(self.forward, ids, part, "step", self.step)
+                (losses.total * share).backward()
+            means.append((share, losses))
+        return Losses.mean(means)
+
+    def _parts(self, samples: tuple[int, ...], batch: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        size = self.config.micro_batch or max(1, len(samples))
+        for start in range(0, len(samples), size):
+            yield samples[start : start + size], batch[start : start + size]
+
     def update(self, samples: tuple[int, ...], batch: Tensor) -> tuple[Losses, Tensor]:
         """One step of the optimiser: the losses before it, and the norm of the gradient."""
-        losses = self.losses(self.forward, samples, batch, "step", self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        losses = self.accumulate(samples, batch)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         norm = nn.utils.clip_grad_norm_(trained, self.config.clip)
         self.optimizer.step()
@@ -108,69 +143,61 @@ class Training:
 
     @torch.no_grad()
     def validate(self, data: Data) -> dict[str, float]:
-        """Validation losses of the averaged weights: the same samples and draws every time."""
-        model: Any = self.averaged.module.eval()
+        """Validation losses of the averaged weights and of the raw ones: the same samples and draws every time."""
+        found = self._validation(self.averaged.module.eval(), data, "validation_")
+        return found | self._validation(self.model.eval(), data, "validation_raw_")
+
+    def _validation(self, model: Any, data: Data, prefix: str) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
-        for samples, batch in data.validation:
+        parts = (part for samples, batch in data.validation for part in self._parts(samples, batch))
+        for samples, batch in parts:
             losses = self.losses(model, samples, batch, "validation")
             for name, value in {"loss": losses.total, **losses.terms}.items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu() * len(samples)
         count = sum(len(samples) for samples, _ in data.validation)
-        return {f"validation_{name}": float(total) / count for name, total in sums.items()} if count else {}
+        return {f"{prefix}{name}": float(total) / count for name, total in sums.items()} if count else {}
 
 
-def fit(training: Training, data: Data) -> Iterator[Progress]:
-    """Trains from where the state stands to the recipe's last step.
+def fit(training: Training, data: Data, stopping: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+    """Trains from where the state stands to the recipe's last step, or until `stopping` at a line of the log.
 
-    Yields after every step; metrics are means over an interval of `log_every` steps. Raises InputError if the loss is
-    not finite, with the step, the terms and the samples.
+    Yields after every step; metrics are means over an interval of `log_every` steps and over all workers, which stop
+    together if one of them should. Raises InputError if the loss is not finite or has exploded, with the step, the
+    terms and the samples, and where memory is short with what to lower.
     """
     config, model = training.config, training.model.train()
-    window: list[dict[str, Tensor]] = []
-    waited, began = 0.0, time.perf_counter()
+    work, clock = 0.0, Clock()
     batches = data.batches(training.step)
     while training.step < config.steps:
-        asked = time.perf_counter()
-        samples, batch = next(batches)
-        waited += time.perf_counter() - asked
-        losses, norm = training.update(samples, batch)
-        window.append({"loss": losses.total.detach(), **losses.terms, "gradient_norm": norm})
-        step = training.step
-        metrics: dict[str, float] = {}
+        with clock.waiting():
+            samples, batch = next(batches)
+        if not work:
+            with clock.paused():
+                work = training.flops(batch)
+        with enough_memory(config, len(samples), training.step + 1):
+            losses, norm = training.update(samples, batch)
+        window, step = training.window, training.step
+        window.add(samples, {"loss": losses.total, **losses.terms, "gradient_norm": norm})
         last = step == config.steps
-        due = step % config.checkpoint_every == 0 or last
-        if due:
-            _check(_means(window[-1:]), step, samples)
-        if step % config.log_every == 0 or last:
-            metrics = _means(window)
-            _check(metrics, step, samples)
-            elapsed = time.perf_counter() - began
-            metrics |= {
+        logged = last or step % config.log_every == 0
+        stopped = logged and bool(mean_over_workers(torch.tensor(float(stopping()), device=training.device)))
+        due = last or stopped or step % config.checkpoint_every == 0
+        metrics: dict[str, float] = {}
+        if logged or due:
+            window.check(step)
+        if logged:
+            rates = clock.lap()
+            metrics = {
+                **window.close(),
                 "learning_rate": float(training.schedule.get_last_lr()[0]),
-                "steps_per_second": len(window) / elapsed,
-                "data_wait": waited / elapsed,
+                **rates,
+                "teraflops_per_second": work * rates["steps_per_second"] / 1e12,
+                "memory_peak_mib": memory_peak(training.device),
             }
-            window, waited, began = [], 0.0, time.perf_counter()
-        if step % config.validate_every == 0 or last:
-            paused = time.perf_counter()
-            metrics |= training.validate(data)
-            model.train()
-            began += time.perf_counter() - paused
+        if last or step % config.validate_every == 0:
+            with clock.paused():
+                metrics |= training.validate(data)
+                model.train()
         yield Progress(step, metrics, training.state if due else None)
-
-
-def _means(window: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Means over the interval: the only place where the host waits for the device."""
-    names = window[0]
-    stacked = torch.stack([torch.stack([entry[name].float() for name in names]) for entry in window]).mean(0).tolist()
-    return dict(zip(names, stacked, strict=True))
-
-
-def _check(metrics: dict[str, float], step: int, samples: tuple[int, ...]) -> None:
-    if all(value - value == 0 for value in metrics.values()):
-        return
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    raise InputError(
-        f"the loss is not finite in the steps up to {step} ({terms}; samples {list(samples)}); "
-        "lower the learning rate, or look for damaged clips; the last checkpoint is kept"
-    )
+        if stopped:
+            return

@@ -1,14 +1,36 @@
 """Parameter groups, the schedule of the learning rate, and the recipe that names both."""
 
 import math
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from components.config import Config
+from components.config import Config, plain
 from components.errors import InputError
 from components.nn.from_timm import param_groups_weight_decay
+
+
+MOVABLE: Final = ("workers", "micro_batch", "activation_checkpointing", "compile", "keep")  # how a training is carried out, and not what comes of it
+
+
+class StartConfig(Config):
+    """Weights that a training begins with, instead of fresh ones."""
+
+    folder: str  # of a trained model, such as data/models/kuka-canvasmar
+    zero: tuple[str, ...]  # how the names of weights begin that it lacks, and that begin at zero
+
+
+class PhaseConfig(Config):
+    """A part of a training: it begins with the weights of the part before; null is what recipe and model say."""
+
+    steps: int
+    batch: int | None
+    learning_rate: float | None
+    frames: int | None  # of latents: the first ones of each clip
+    frame_noise: tuple[float, float] | None
+    canvas_noise: tuple[float, float] | None
 
 
 class RecipeConfig(Config):
@@ -17,6 +39,7 @@ class RecipeConfig(Config):
     seed: int
     steps: int
     batch: int  # clips in a step, over all workers together
+    micro_batch: int | None  # clips that a worker holds at once, their gradients added up; null is its whole share
     learning_rate: float
     schedule: Literal["constant", "cosine"]
     warmup: int  # steps of linear warm-up
@@ -24,17 +47,44 @@ class RecipeConfig(Config):
     clip: float  # largest norm of the gradient
     ema: float  # decay of the averaged weights, a step
     precision: Literal["float32", "bfloat16"]
+    activation_checkpointing: bool  # blocks are computed again in the backward pass instead of being kept
+    compile: bool  # through torch.compile, which needs a C++ compiler
     workers: int
     log_every: int  # steps
     validate_every: int
     validation_clips: int
     checkpoint_every: int
+    keep: int  # newest checkpoints that are kept, besides the best by validation loss
+    start: StartConfig | None
+    phases: tuple[PhaseConfig, ...]  # one after the other; none is a single phase of `steps` steps
+
+    def parts(self) -> list["Phase"]:
+        """The recipe of each phase; the schedule of the learning rate and the averages begin anew in each."""
+        if not self.phases:
+            return [Phase("", self, None, {})]
+        parts = []
+        for number, phase in enumerate(self.phases, 1):
+            changes = {"steps": phase.steps, "batch": phase.batch, "learning_rate": phase.learning_rate}
+            said = {name: value for name, value in changes.items() if value is not None}
+            noises = {"frame_noise": phase.frame_noise, "canvas_noise": phase.canvas_noise}
+            name = f"phase {number} of {len(self.phases)}"
+            noise = {name: value for name, value in noises.items() if value is not None}
+            parts.append(Phase(name, self.model_copy(update={"phases": (), **said}), phase.frames, noise))
+        return parts
+
+    def lasting(self) -> dict[str, Any]:
+        """The choices that make the result: a training may be moved to other workers and go on, but nothing else."""
+        return {name: value for name, value in plain(self).items() if name not in MOVABLE}
 
     def check(self) -> None:
         """Raises InputError for a recipe that cannot be followed."""
-        for name in ("steps", "batch", "workers", "log_every", "validate_every", "checkpoint_every"):
+        for phase in self.parts() if self.phases else ():
+            phase.recipe.check()
+        for name in ("steps", "batch", "workers", "log_every", "validate_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"recipe.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise InputError(f"recipe.micro_batch is {self.micro_batch}; it must be at least 1, or null")
         if self.batch % self.workers:
             raise InputError(
                 f"recipe.batch is {self.batch}, which {self.workers} workers cannot share equally; "
@@ -42,6 +92,16 @@ class RecipeConfig(Config):
             )
         if not 0 <= self.ema < 1:
             raise InputError(f"recipe.ema is {self.ema}; it must lie between 0 and 1, 1 excluded")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of a training, complete."""
+
+    name: str  # empty where it is the only one
+    recipe: RecipeConfig
+    frames: int | None  # of latents; None is all
+    noise: dict[str, tuple[float, float]]  # of the canvas, where other than the model's
 
 
 @runtime_checkable

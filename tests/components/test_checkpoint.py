@@ -192,3 +192,45 @@ def test_what_weights_are_is_read_back_and_checked(tmp_path: Path) -> None:
     (tmp_path / checkpoint.DESCRIPTION).unlink()
     with pytest.raises(InputError, match="does not exist; run `dvc repro`"):
         checkpoint.description(tmp_path, Size)
+
+
+def grown() -> nn.Module:
+    """The model with a layer more and one of another size."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+
+
+def test_a_grown_model_begins_with_the_weights_of_the_old_one_and_zeros_for_what_is_new(tmp_path: Path) -> None:
+    path, old, new = tmp_path / checkpoint.WEIGHTS, model(), grown()
+    checkpoint.save_weights(path, old.state_dict())
+    assert checkpoint.begin_with(path, new, ("2.",)) == ["2.bias", "2.weight"]
+    found = new.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in old.state_dict().items())
+    assert not found["2.weight"].any()
+    assert not found["2.bias"].any()
+
+
+@pytest.mark.parametrize(
+    ("other", "zero", "words"),
+    [
+        (grown(), (), r"it lacks 2.bias, 2.weight; list what is new"),
+        (grown(), ("2.w",), r"it lacks 2.bias; list what is new"),
+        (nn.Sequential(nn.Linear(2, 3)), (), r"it has besides 1.bias, 1.weight;"),
+        (nn.Sequential(nn.Linear(5, 3), nn.LayerNorm(3)), (), r"it has in another size 0.weight;"),
+    ],
+)
+def test_what_does_not_fit_a_start_is_named_whole(
+    tmp_path: Path, other: nn.Module, zero: tuple[str, ...], words: str
+) -> None:
+    path = tmp_path / checkpoint.WEIGHTS
+    checkpoint.save_weights(path, model().state_dict())
+    with pytest.raises(InputError, match=words):
+        checkpoint.begin_with(path, other, zero)
+
+
+def test_without_names_of_new_weights_a_start_is_a_plain_loading(tmp_path: Path) -> None:
+    path, first, second = tmp_path / checkpoint.WEIGHTS, model(), model()
+    nn.init.zeros_(next(second.parameters()))
+    checkpoint.save_weights(path, first.state_dict())
+    assert checkpoint.begin_with(path, second, ()) == []
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())

@@ -9,7 +9,7 @@ import pytest
 
 from components.config import Config
 from components.errors import InputError
-from pipeline.stage import TABLES, plural, resolve
+from pipeline.stage import TABLES, alone, plural, resolve
 
 ROOT = Path(__file__).parents[2]
 ROW = {
@@ -238,3 +238,13 @@ def test_the_command_line_is_read_off_the_signature(here: Path) -> None:
     assert "Counts the clips." in out
     for word in ("--row NAME", "--params FILE", "--clips PATH", "--out PATH"):
         assert word in out
+
+
+def test_a_second_run_of_a_row_is_told_who_is_first_and_comes_in_after_it(tmp_path):
+    lock = tmp_path / "locks" / "train@row.lock"
+    with alone(lock, "train@row"):
+        words = f"train@row is already being run by process {os.getpid()}; wait for its end"
+        with pytest.raises(InputError, match=words), alone(lock, "train@row"):
+            pass
+    with alone(lock, "train@row"):
+        pass

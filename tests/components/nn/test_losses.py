@@ -23,3 +23,10 @@ def test_the_total_can_be_followed_back_and_the_terms_cannot() -> None:
 def test_a_weight_without_a_term_is_a_mistake() -> None:
     with pytest.raises(KeyError, match="lpips"):
         Losses.weighted({"a": torch.tensor(1.0)}, {"lpips": 1.0})
+
+
+def test_the_losses_of_a_batch_are_the_means_of_its_parts_by_their_shares() -> None:
+    parts = [(share, Losses.weighted({"a": torch.tensor(a)}, {"a": 2.0})) for share, a in ((0.75, 1.0), (0.25, 5.0))]
+    mean = Losses.mean(parts)
+    assert mean.total.item() == pytest.approx(4.0)
+    assert mean.terms["a"].item() == pytest.approx(2.0)

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import GradBucket
+from torch.nn.parallel import DistributedDataParallel
 
 from components import checkpoint
 from components.config import parse
 from components.errors import InputError
 from components.nn.losses import Losses
 from components.randomness import Stream
+from components.training.history import MEASURED
 from components.training.loop import Data, Progress, Trainable, Training, fit
 from components.training.optimizer import RecipeConfig
 from tests.behaviour.conftest import LATENT, tiny_config
@@ -24,9 +27,10 @@ POINTS = torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
 
 def recipe(**changes: Any) -> RecipeConfig:
     whole = {
-        "seed": 0, "steps": 12, "batch": 4, "learning_rate": 0.05, "schedule": "cosine", "warmup": 3,
-        "weight_decay": 0.1, "clip": 0.5, "ema": 0.8, "precision": "float32", "workers": 1, "log_every": 3,
-        "validate_every": 6, "validation_clips": 4, "checkpoint_every": 4,
+        "seed": 0, "steps": 12, "batch": 4, "micro_batch": None, "learning_rate": 0.05, "schedule": "cosine", "warmup": 3,
+        "weight_decay": 0.1, "clip": 0.5, "ema": 0.8, "precision": "float32",
+        "activation_checkpointing": False, "compile": False, "workers": 1, "log_every": 3,
+        "validate_every": 6, "validation_clips": 4, "checkpoint_every": 4, "keep": 2, "start": None, "phases": [],
     }  # fmt: skip
     return parse(RecipeConfig, whole | changes, where="here")
 
@@ -77,6 +81,10 @@ def trained(config: RecipeConfig, data: Data = DATA) -> tuple[Training, list[Pro
     return whole, list(fit(whole, data))
 
 
+def lasting(progress: Progress) -> dict[str, float]:
+    return {name: value for name, value in progress.metrics.items() if name not in MEASURED}
+
+
 def equal(first: Any, second: Any) -> bool:
     if isinstance(first, Tensor):
         return torch.equal(first, second)
@@ -116,10 +124,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stop: int, t
     assert equal(second.state(), whole.state())
     assert equal(second.weights(), whole.weights())
     assert [entry.step for entry in rest] == list(range(stop + 1, 13))
-    last, expected = (dict(entries[-1].metrics) for entries in (rest, progress))
-    for timing in ("steps_per_second", "data_wait"):
-        del last[timing], expected[timing]
-    assert last == expected
+    assert [lasting(entry) for entry in rest] == [lasting(entry) for entry in progress[stop:]]
 
 
 def test_a_finished_training_that_is_started_again_does_nothing() -> None:
@@ -188,8 +193,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_terms_and_samples() -> None:
     with pytest.raises(InputError) as caught:
         list(fit(training(recipe()), Data(torn, [])))
     text = str(caught.value)
-    assert "the loss is not finite in the steps up to 6 (loss nan, fit nan, far nan" in text
-    assert f"samples {list(ids(5))}" in text
+    assert "the loss is not finite at step 5 (loss nan, fit nan, far nan" in text
+    assert f"samples {list(ids(4))}" in text
     assert "lower the learning rate" in text
 
 
@@ -200,6 +205,71 @@ def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint() -> None:
     steps = fit(training(recipe(log_every=6, checkpoint_every=4)), Data(torn, []))
     with pytest.raises(InputError, match="not finite"):
         next(entry for entry in steps if entry.state is not None)
+
+
+def test_an_exploding_loss_stops_with_its_first_step_and_what_it_was() -> None:
+    def growing(start: int) -> Iterator[Batch]:
+        return ((samples, batch * (1e4 if step >= 7 else 1)) for step, (samples, batch) in enumerate(batches(start)))
+
+    with pytest.raises(InputError, match=r"the loss has exploded, it was [\d.]+, at step 8 \(loss .* samples \[28, 29"):
+        list(fit(training(recipe(log_every=3, learning_rate=1e-6)), Data(growing, [])))
+
+
+def test_a_single_hard_batch_is_no_explosion() -> None:
+    def hard(start: int) -> Iterator[Batch]:
+        return ((samples, batch * (1e4 if step == 7 else 1)) for step, (samples, batch) in enumerate(batches(start)))
+
+    assert len(list(fit(training(recipe(log_every=3, learning_rate=1e-6)), Data(hard, [])))) == 12
+
+
+def test_a_training_that_should_stop_does_so_at_the_next_line_of_the_log_with_its_state() -> None:
+    whole = training(recipe(log_every=3, checkpoint_every=100))
+    *before, last = fit(whole, DATA, lambda: whole.step >= 4)
+    assert last.step == 6
+    assert last.metrics
+    assert last.state is not None
+    assert not any(entry.state for entry in before)
+
+
+class Greedy(Linear):
+    """Asks for more memory than any machine has, as soon as it is given more than two points."""
+
+    def forward(self, batch: Tensor, draws: Draws) -> Losses:
+        torch.empty(2**59 if len(batch) > 2 else 1)
+        return super().forward(batch, draws)
+
+
+def test_too_little_memory_is_told_with_what_to_lower_and_that_is_enough() -> None:
+    words = r"out of memory at step 1, with 4 clips at once on a worker \(.*\); set recipe.micro_batch to 2, which leaves"
+    with pytest.raises(InputError, match=words):
+        list(fit(training(recipe(), Greedy), DATA))
+    assert len(list(fit(training(recipe(micro_batch=2), Greedy), Data(batches, [])))) == 12
+
+
+def test_an_error_that_is_not_about_memory_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="must match"):
+        list(fit(training(recipe()), Data(lambda start: ((i, x[:, :2]) for i, x in batches(start)), [])))
+
+
+def test_every_line_of_the_log_tells_the_rate_the_wait_the_memory_and_both_validation_losses() -> None:
+    _, progress = trained(recipe(steps=6, log_every=6, validate_every=6))
+    names = {"learning_rate", "gradient_norm", "steps_per_second", "data_wait"}
+    names |= {"memory_peak_mib", "teraflops_per_second"}
+    kinds = {f"validation_{raw}{term}" for raw in ("", "raw_") for term in ("loss", "fit", "far")}
+    assert names | kinds | {"loss", "fit", "far"} == set(progress[-1].metrics)
+    assert 0 <= progress[-1].metrics["data_wait"] < 1
+    assert progress[-1].metrics["memory_peak_mib"] > 10
+    # one layer of three numbers: two operations forward, and in the backward pass two for the weights alone
+    operations = 4 * 3 * 4 * progress[-1].metrics["steps_per_second"]
+    assert progress[-1].metrics["teraflops_per_second"] == pytest.approx(operations / 1e12)
+
+
+def test_raw_validation_losses_are_of_the_models_own_weights() -> None:
+    whole, progress = trained(recipe())
+    draws = whole.draw(POINTS[30:], Stream.of(0, (30, 31)).fork("validation"))
+    expected = whole.model(POINTS[30:], draws).total.item()
+    assert progress[-1].metrics["validation_raw_loss"] == pytest.approx(expected)
+    assert progress[-1].metrics["validation_raw_loss"] != progress[-1].metrics["validation_loss"]
 
 
 def test_gradients_are_clipped_and_told_as_they_were() -> None:
@@ -242,6 +312,59 @@ def test_the_mean_gradient_of_two_workers_is_the_gradient_of_one() -> None:
     assert one.keys() == first.keys() == second.keys()
     for name, whole in one.items():
         torch.testing.assert_close((first[name] + second[name]) / 2, whole, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_step_in_micro_batches_is_the_step_of_the_whole_batch(size: int) -> None:
+    """Three of four clips leave a smaller rest; the model's rows, masks and noises must not know of the parts."""
+    clips = torch.randn(4, 3, *LATENT, generator=torch.Generator().manual_seed(2))
+
+    def step(micro_batch: int | None) -> tuple[Losses, Tensor, dict[str, Tensor]]:
+        torch.manual_seed(0)
+        whole = training(recipe(micro_batch=micro_batch), tiny_config().build)
+        losses, norm = whole.update((0, 1, 2, 3), clips)
+        return losses, norm, gradients(whole.model)
+
+    losses, norm, gradient = step(None)
+    parted, parted_norm, parted_gradient = step(size)
+    torch.testing.assert_close(parted.total, losses.total, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(parted.terms, losses.terms, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(parted_norm, norm, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(parted_gradient, gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_a_micro_batch_that_holds_the_whole_batch_changes_no_bit() -> None:
+    assert equal(trained(recipe(micro_batch=4))[0].state(), trained(recipe())[0].state())
+
+
+def test_a_training_in_micro_batches_validates_alike() -> None:
+    parted, whole = training(recipe(micro_batch=1)), training(recipe())
+    held = Data(batches, [((0, 1, 2), POINTS[:3])])
+    assert parted.validate(held) == pytest.approx(whole.validate(held), abs=1e-6)
+
+
+def test_workers_exchange_gradients_once_a_step_however_many_micro_batches(tmp_path: Any) -> None:
+    exchanged: list[int] = []
+
+    def hook(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        exchanged.append(bucket.index())
+        done: torch.futures.Future[Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    def parallel(model: nn.Module) -> nn.Module:
+        wrapped = DistributedDataParallel(model)
+        wrapped.register_comm_hook(None, hook)
+        return wrapped
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        whole = Training(Linear(), parallel, recipe(micro_batch=1))
+        for step in range(3):
+            whole.update(ids(step), POINTS[list(ids(step))])
+    finally:
+        torch.distributed.destroy_process_group()
+    assert exchanged == [0, 0, 0]
 
 
 def test_bfloat16_keeps_weights_and_losses_in_float32_and_stays_near() -> None:

@@ -14,9 +14,10 @@ from tests.behaviour.conftest import tiny_config
 
 def recipe(**changes: Any) -> RecipeConfig:
     whole = {
-        "seed": 0, "steps": 100, "batch": 4, "learning_rate": 0.5, "schedule": "cosine", "warmup": 10,
-        "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32", "workers": 1, "log_every": 10,
-        "validate_every": 50, "validation_clips": 4, "checkpoint_every": 50,
+        "seed": 0, "steps": 100, "batch": 4, "micro_batch": None, "learning_rate": 0.5, "schedule": "cosine", "warmup": 10,
+        "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32",
+        "activation_checkpointing": False, "compile": False, "workers": 1, "log_every": 10,
+        "validate_every": 50, "validation_clips": 4, "checkpoint_every": 50, "keep": 2, "start": None, "phases": [],
     }  # fmt: skip
     return parse(RecipeConfig, whole | changes, where="here")
 
@@ -67,6 +68,11 @@ def test_the_optimiser_is_adamw_with_the_papers_betas() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}
 
 
+def test_the_optimiser_runs_in_one_fused_kernel_where_there_is_one() -> None:
+    assert build_optimizer(Model(), recipe()).defaults["fused"] is True
+    assert build_optimizer(Model().to("meta"), recipe()).defaults["fused"] is False
+
+
 def rates(config: RecipeConfig) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
     schedule, found = build_schedule(optimizer, config), []
@@ -108,6 +114,7 @@ def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
         ({"validate_every": -1}, "recipe.validate_every is -1"),
         ({"checkpoint_every": 0}, "recipe.checkpoint_every is 0"),
         ({"batch": 6, "workers": 4}, "recipe.batch is 6, which 4 workers cannot share equally"),
+        ({"micro_batch": 0}, "recipe.micro_batch is 0; it must be at least 1, or null"),
         ({"ema": 1.0}, "recipe.ema is 1.0"),
         ({"ema": -0.1}, "recipe.ema is -0.1"),
     ],
@@ -115,3 +122,33 @@ def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
 def test_a_recipe_that_cannot_be_followed_is_told_in_one_sentence(change: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         recipe(**change).check()
+
+
+PHASE = {"steps": 10, "batch": None, "learning_rate": None, "frames": None, "frame_noise": None, "canvas_noise": None}
+
+
+def test_without_phases_a_recipe_is_its_own_single_part() -> None:
+    (part,) = recipe().parts()
+    assert (part.name, part.recipe, part.frames, part.noise) == ("", recipe(), None, {})
+
+
+def test_a_phase_says_what_it_changes_and_the_recipe_the_rest() -> None:
+    second = PHASE | {"steps": 20, "batch": 8, "learning_rate": 0.1, "frames": 3, "canvas_noise": [0.0, 0.1]}
+    parts = recipe(phases=[PHASE, second]).parts()
+    assert [part.name for part in parts] == ["phase 1 of 2", "phase 2 of 2"]
+    assert parts[0].recipe == recipe(steps=10)
+    assert parts[1].recipe == recipe(steps=20, batch=8, learning_rate=0.1)
+    assert [part.frames for part in parts] == [None, 3]
+    assert [part.noise for part in parts] == [{}, {"canvas_noise": (0.0, 0.1)}]
+
+
+def test_a_phase_that_cannot_be_followed_is_refused_with_its_recipe() -> None:
+    with pytest.raises(InputError, match="recipe.batch is 6, which 4 workers"):
+        recipe(workers=4, phases=[PHASE, PHASE | {"batch": 6}]).check()
+
+
+def test_a_training_may_be_moved_to_other_workers_and_nothing_else_may_change() -> None:
+    moved = recipe(workers=2, micro_batch=1, keep=5, activation_checkpointing=True, compile=True)
+    assert moved.lasting() == recipe().lasting()
+    for change in ({"seed": 1}, {"batch": 8}, {"precision": "bfloat16"}, {"log_every": 5}, {"steps": 50}):
+        assert recipe(**change).lasting() != recipe().lasting()

@@ -1,0 +1,122 @@
+"""What a training takes, counted before anything is spent: on tensors that have shapes and no memory."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from components.randomness import Stream
+from components.training.optimizer import RecipeConfig
+from components.training.recompute import recompute
+
+DRAWS: Final = 3  # steps whose chance is counted: masks differ, and with them the work
+NUMBER: Final = 4  # bytes of a weight, of its gradient and of each of the optimiser's two moments, all float32
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a recipe will take with a model."""
+
+    parameters: dict[str, int]  # of each part of the model
+    flops: float  # of a step, forward and backward, over all workers; what is computed twice counts once
+    read: int  # bytes of clips that a step reads, over all workers
+    exchanged: int  # bytes of gradients that each worker sends in a step
+    clips: int  # that a worker holds at once
+    memory: dict[str, int]  # bytes on each worker at the worst moment
+    checkpoint: int  # bytes
+
+    def hours(self, recipe: RecipeConfig, rate: float) -> float:
+        """Of all steps, where each worker computes at this rate in FLOP/s."""
+        return recipe.steps * self.flops / (recipe.workers * rate) / 3600
+
+
+def plan(build: Callable[[], nn.Module], clip: Tensor, recipe: RecipeConfig) -> Plan:
+    """The plan for a model and a batch like this one clip, [1, ...] as the model takes it."""
+    with torch.device("meta"):
+        model: Any = build().train()
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    share = recipe.batch // recipe.workers
+    clips = min(recipe.micro_batch or share, share)
+    states = {
+        "weights": NUMBER * weights,
+        "averaged weights": NUMBER * weights,
+        "optimiser": 2 * NUMBER * trained,
+    }
+    return Plan(
+        parameters=parameters(model),
+        flops=recipe.batch * flops(model, draws(model, clip, recipe.seed, range(DRAWS)), clip),
+        read=recipe.batch * clip.numel() * clip.element_size(),
+        exchanged=2 * (recipe.workers - 1) * NUMBER * trained // recipe.workers,  # a ring
+        clips=clips,
+        memory={
+            **states,
+            "gradients and activations": working_memory(build, clip, clips, recipe),
+            "gradients on their way": NUMBER * trained if recipe.workers > 1 else 0,
+        },
+        checkpoint=sum(states.values()),
+    )
+
+
+def parameters(model: nn.Module) -> dict[str, int]:
+    """The number of weights in each part of a model, and of those that stand beside its parts."""
+    parts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
+    own = sum(weight.numel() for weight in model.parameters(recurse=False))
+    return {name: count for name, count in {**parts, "others": own}.items() if count}
+
+
+def draws(model: Any, batch: Tensor, seed: int, steps: Sequence[int]) -> list[Any]:
+    """The chance of these steps on a batch; `draw` asks nothing of a model's weights."""
+    stream = Stream.of(seed, range(len(batch)), batch.device)
+    return [model.draw(batch, stream.fork("step", step)) for step in steps]
+
+
+def shapes(model: nn.Module) -> nn.Module:
+    """A copy of a model without any memory."""
+    return copy.deepcopy(model).to("meta").train()
+
+
+def flops(model: nn.Module, chances: Sequence[Any], batch: Tensor) -> float:
+    """Floating-point operations of forward and backward on this batch, the mean over these draws; a model of shapes."""
+    total = 0
+    for chance in chances:
+        with FlopCounterMode(display=False) as counter:
+            model(batch.to("meta"), _each(chance, lambda tensor: tensor.to("meta"))).total.backward()
+        total += counter.get_total_flops()
+    return total / len(chances)
+
+
+def working_memory(build: Callable[[], nn.Module], clip: Tensor, clips: int, recipe: RecipeConfig) -> int:
+    """Bytes of gradients and activations at the worst moment of a step with so many clips at once."""
+    # imported late: they take seconds, which no training needs that only counts its work
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    with FakeTensorMode() as mode:
+        model = build().train()
+        if recipe.activation_checkpointing:
+            recompute(model)
+    batch = clip.expand(clips, *clip.shape[1:]).contiguous()
+    (chance,) = draws(model, batch, recipe.seed, [0])
+    tracker = MemTracker()
+    tracker.track_external(model)
+    accumulated = clips * recipe.workers < recipe.batch  # then gradients are there from the micro-batch before
+    with mode, tracker:
+        for _ in range(2 if accumulated else 1):
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                loss = model(mode.from_tensor(batch), _each(chance, mode.from_tensor)).total
+            loss.backward()
+    peak = sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
+    weights = [parameter for parameter in model.parameters()]
+    gradients = sum(weight.numel() for weight in weights if weight.requires_grad)
+    return NUMBER * max(gradients, peak // NUMBER - sum(weight.numel() for weight in weights))
+
+
+def _each(chance: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Draws with every tensor in them changed."""
+    found = {field.name: getattr(chance, field.name) for field in fields(chance)}
+    return replace(chance, **{name: change(value) for name, value in found.items() if isinstance(value, Tensor)})

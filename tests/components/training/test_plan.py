@@ -1,0 +1,132 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from components.config import parse
+from components.models.canvasmar import CanvasMARConfig
+from components.training.loop import Training
+from components.training.optimizer import RecipeConfig
+from components.training.plan import Plan, parameters, plan
+from tests.behaviour.conftest import LATENT, tiny_config
+from tests.components.training.test_loop import Linear, recipe
+
+ROOT = Path(__file__).parents[3]
+CLIP = torch.zeros(1, 5, *LATENT)
+
+
+def planned(build: Callable[[], nn.Module] = tiny_config().build, clip: Tensor = CLIP, **changes: Any) -> Plan:
+    return plan(build, clip, recipe(**changes))
+
+
+def test_the_work_of_a_linear_layer_is_what_one_counts_by_hand() -> None:
+    """Two operations for each of three numbers forward, and two backward, for the weights; 4 points."""
+    assert planned(Linear, torch.zeros(1, 3)).flops == 4 * (2 * 3 + 2 * 3)
+
+
+def test_the_planned_work_is_within_15_percent_of_what_real_steps_compute() -> None:
+    whole = Training(tiny_config().build(), lambda model: model, recipe())
+    clips = torch.randn(4, *CLIP.shape[1:], generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(8):
+            whole.update((0, 1, 2, 3), clips)
+    assert planned().flops == pytest.approx(counter.get_total_flops() / 8, rel=0.15)
+
+
+def test_work_grows_with_the_batch_and_not_with_workers_or_what_is_computed_twice() -> None:
+    once = planned().flops
+    assert planned(batch=8).flops == 2 * once
+    assert planned(workers=2).flops == planned(micro_batch=1).flops == once
+    assert planned(activation_checkpointing=True).flops == once
+
+
+def test_hours_are_steps_times_work_over_the_rate_of_all_workers() -> None:
+    config = recipe(steps=1000, workers=2)
+    found = plan(tiny_config().build, CLIP, config)
+    assert found.hours(config, 1e9) == pytest.approx(1000 * found.flops / 2e9 / 3600)
+
+
+def test_the_parts_parameters_add_up_to_all() -> None:
+    model = tiny_config().build()
+    found = parameters(model)
+    assert set(found) == {"temporal", "canvas", "spatial", "head", "others"}
+    assert sum(found.values()) == sum(weight.numel() for weight in model.parameters())
+
+
+def test_nothing_is_exchanged_by_one_worker_and_a_ring_of_two_sends_every_gradient_once() -> None:
+    assert planned().exchanged == 0
+    weights = sum(planned().parameters.values())
+    assert planned(workers=2).exchanged == 4 * weights
+    assert planned(workers=2).memory["gradients on their way"] == 4 * weights
+
+
+def working(**changes: Any) -> int:
+    return planned(clip=torch.zeros(1, 9, *LATENT), batch=32, **changes).memory["gradients and activations"]
+
+
+def test_fewer_clips_at_once_half_the_precision_and_checkpointing_each_need_less_memory() -> None:
+    most = working()
+    assert working(micro_batch=8) < 0.4 * most
+    assert working(precision="bfloat16") < 0.8 * most
+    assert working(activation_checkpointing=True) < 0.8 * most
+
+
+def test_weights_averages_and_moments_are_four_bytes_a_number() -> None:
+    found = planned()
+    weights = 4 * sum(found.parameters.values())
+    assert (found.memory["weights"], found.memory["averaged weights"], found.memory["optimiser"]) == (
+        weights, weights, 2 * weights,
+    )  # fmt: skip
+    assert found.checkpoint == 4 * weights
+
+
+def wide() -> CanvasMARConfig:
+    size = {"width": 128, "heads": 4}
+    whole = {
+        "kind": "canvasmar", "latent": [12, 8, 8], "temporal": {**size, "layers": 3, "window": 9},
+        "canvas": {
+            **size, "layers": 2, "frame_noise": [0.2, 0.6], "canvas_noise": [0.0, 0.3], "canvas_weight": 0.1,
+            "static_weight": 0.1, "static_scale": 1.0,
+        },
+        "spatial": {**size, "layers": 4, "encoder_depth": 1, "block": "expert_norm"},
+        "head": {"width": 192, "layers": 3, "repeats": 4}, "mask": {"mean": 1.0, "std": 0.25, "low": 0.7}, "drop": 0.05,
+    }  # fmt: skip
+    return parse(CanvasMARConfig, whole, where="here")
+
+
+MEASURE = """
+import resource, sys
+import psutil, torch
+from components.training.loop import Training
+from tests.components.training.test_loop import recipe
+from tests.components.training.test_plan import wide
+torch.set_num_threads(1)
+clips = torch.randn(24, 9, 12, 8, 8)
+small = Training(wide().build(), lambda model: model, recipe(batch=1))
+small.update((0,), clips[:1])  # libraries take their own share with the first step
+before = psutil.Process().memory_info().rss
+for step in range(2):
+    small.update(tuple(range(24)), clips)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+
+
+@pytest.mark.slow
+def test_the_planned_memory_is_within_15_percent_of_the_measured_peak() -> None:
+    """The growth of a process from a step on one clip to a step on 24, against the growth of the plan."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back to the system
+    done = subprocess.run(
+        (sys.executable, "-c", MEASURE), cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    clip = torch.zeros(1, 9, 12, 8, 8)
+    many, one = (
+        plan(wide().build, clip, recipe(batch=batch)).memory["gradients and activations"] for batch in (24, 1)
+    )
+    assert many - one == pytest.approx(int(done.stdout), rel=0.15)

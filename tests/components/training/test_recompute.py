@@ -1,0 +1,54 @@
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.randomness import Stream
+from components.training.loop import Training
+from components.training.recompute import recompute
+from tests.behaviour.conftest import LATENT, tiny_config
+from tests.components.training.test_loop import recipe
+
+CLIPS = torch.randn(4, 3, *LATENT, generator=torch.Generator().manual_seed(2))
+
+
+def steps(block: str = "expert_norm", **changes: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The losses of some steps, and the averaged weights after them."""
+    torch.manual_seed(0)
+    whole = Training(tiny_config(block=block).build(), lambda model: model, recipe(**changes))
+    losses = [whole.update((0, 1, 2, 3), CLIPS)[0].total for _ in range(3)]
+    return losses, whole.weights()
+
+
+@pytest.mark.parametrize("block", ["plain", "expert_norm", "mm_dit"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_computing_blocks_again_changes_no_loss_and_no_weight(block: str, precision: str) -> None:
+    losses, weights = steps(block, precision=precision)
+    again, same = steps(block, precision=precision, activation_checkpointing=True)
+    assert losses == again
+    assert weights.keys() == same.keys()
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_blocks_that_are_computed_again_keep_less() -> None:
+    def kept(changed: bool) -> int:
+        model, held = tiny_config().build(), []
+        if changed:
+            recompute(model)
+        draws = model.draw(CLIPS, Stream.of(0, range(4)))
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: held.append(x.numel()) or x, lambda x: x):
+            model(CLIPS, draws)
+        return sum(held)
+
+    assert kept(True) < 0.7 * kept(False)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_has_the_same_losses() -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler, and there is none on this machine")
+    losses, _ = steps()
+    compiled, _ = steps(compile=True)
+    torch.testing.assert_close(compiled, losses, rtol=1e-4, atol=1e-5)

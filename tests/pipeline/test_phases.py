@@ -1,0 +1,143 @@
+"""Phases of a training, and the weights that it begins with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+from components import checkpoint
+from components.config import parse, read_yaml
+from components.data import latents
+from components.data.latents import LatentKey, Latents
+from components.errors import InputError
+from components.training.optimizer import RecipeConfig
+from pipeline import train
+from pipeline.cluster import Worker
+from pipeline.train import Params, Start
+from tests.pipeline.conftest import ROOT, run, tiny
+
+PHASE = {"steps": 4, "batch": None, "learning_rate": None, "frames": None, "frame_noise": None, "canvas_noise": None}
+ALONE = Worker(0, 1, torch.device("cpu"), nn.Identity(), None)
+
+
+def write_latents(folder: Path) -> Path:
+    torch.manual_seed(0)
+    reports = [latents.write_shard(folder, split, 0, torch.randn(8, 5, 8, 4, 4)) for split in ("train", "val")]
+    latents.finish(folder, reports, LatentKey(autoencoder="a", clips="b", settings={}))
+    return folder
+
+
+def params(row: str = "canvas", **recipe: Any) -> Params:
+    tables = tiny(read_yaml(ROOT / "params.yaml"))
+    content = {"model": tables["models"][row], "recipe": tables["recipes"]["model"] | recipe}
+    return parse(Params, content, where="here")
+
+
+def test_a_phase_trains_on_the_first_frames_of_each_clip_and_the_next_one_on_all(tmp_path: Path) -> None:
+    folder = write_latents(tmp_path / "latents")
+    chosen = params(phases=[PHASE | {"frames": 3, "batch": 4}, PHASE])
+    shapes = []
+    for phase in chosen.recipe.parts():
+        _, data = train.make(chosen.model, phase, folder, None, ALONE)
+        steps = data.batches(0)
+        shapes.append(tuple(next(steps)[1].shape))
+        steps.close()
+    assert shapes == [(4, 3, 4, 4, 4), (2, 5, 4, 4, 4)]
+
+
+def test_a_phase_has_noise_of_its_own() -> None:
+    chosen = params(phases=[PHASE | {"frame_noise": [0.0, 0.1]}, PHASE])
+    first, second = (train.model_of(chosen.model, phase).canvas for phase in chosen.recipe.parts())
+    assert (first.frame_noise, first.canvas_noise) == ((0.0, 0.1), (0.0, 0.3))
+    assert second == chosen.model.canvas
+
+
+def test_noise_for_a_model_without_a_canvas_is_refused() -> None:
+    chosen = params("no-canvas", phases=[PHASE | {"frame_noise": [0.0, 0.1]}])
+    with pytest.raises(InputError, match="phase 1 of 1 sets frame_noise, but the model has no canvas"):
+        train.model_of(chosen.model, chosen.recipe.parts()[0])
+
+
+@pytest.mark.parametrize("frames", [1, 6])
+def test_frames_that_clips_do_not_have_are_refused(tmp_path: Path, frames: int) -> None:
+    folder = write_latents(tmp_path / "latents")
+    chosen = params(phases=[PHASE, PHASE | {"frames": frames}])
+    with pytest.raises(InputError, match=rf"phase 2 of 2 takes {frames} latent frames, but .* has 5 a clip"):
+        train.check(chosen.model, chosen.recipe, Latents.open(folder, "train", None), folder)
+
+
+def test_a_training_begins_with_the_weights_that_it_is_given(tmp_path: Path) -> None:
+    folder, chosen = write_latents(tmp_path / "latents"), params()
+    (phase,) = chosen.recipe.parts()
+    torch.manual_seed(5)
+    given = chosen.model.build().state_dict()
+    checkpoint.save_weights(tmp_path / "given.safetensors", given)
+    training, _ = train.make(chosen.model, phase, folder, Start(tmp_path / "given.safetensors", ()), ALONE)
+    assert all(torch.equal(value, given[name]) for name, value in training.model.state_dict().items())
+    assert all(torch.equal(value, given[name]) for name, value in training.weights().items())
+
+
+def test_other_weights_to_begin_with_are_another_training(tmp_path: Path) -> None:
+    folder, chosen = write_latents(tmp_path / "latents"), params()
+    (phase,) = chosen.recipe.parts()
+    names = {train.job_of(chosen, phase, folder, None).name}
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        path = tmp_path / str(seed) / checkpoint.WEIGHTS
+        checkpoint.save_weights(path, chosen.model.build().state_dict())
+        names.add(train.job_of(chosen, phase, folder, Start(path, ())).name)
+    assert len(names) == 3
+    with pytest.raises(InputError, match="does not exist; run `dvc repro`"):
+        train.job_of(chosen, phase, folder, Start(tmp_path / "nowhere" / checkpoint.WEIGHTS, ()))
+
+
+def test_a_vae_has_no_phases() -> None:
+    from pipeline import train_vae
+
+    tables = tiny(read_yaml(ROOT / "params.yaml"))
+    chosen = parse(
+        train_vae.Params,
+        {
+            "autoencoder": tables["autoencoders"]["kuka-vae"],
+            "recipe": tables["recipes"]["vae"] | {"phases": [PHASE]},
+        },
+        where="here",
+    )
+    with pytest.raises(InputError, match="recipe vae has a start or phases"):
+        train_vae.check(chosen.autoencoder, chosen.recipe, None)
+
+
+@pytest.mark.slow
+def test_at_a_rate_of_zero_phases_hand_the_given_weights_on_to_the_end(project: Path, edit: Any) -> None:
+    write_latents(project / "latents")
+    tables = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    chosen = parse(Params, {"model": tables["models"]["canvas"], "recipe": tables["recipes"]["model"]}, where="here")
+    given = chosen.model.build().state_dict()
+    checkpoint.save_weights(project / "base" / checkpoint.WEIGHTS, given)
+    for key, value in {
+        "start": {"folder": "base", "zero": []},
+        "learning_rate": 0.0,
+        "log_every": 2,
+        "phases": [PHASE | {"frames": 3}, PHASE],
+    }.items():
+        edit(project, f"recipes.model.{key}", value)
+    words = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents", "--out", "out")
+    said = run(project, *words).stdout
+    assert "train the video model phase 1 of 2: 4/4 steps" in said
+    assert "train the video model phase 2 of 2: 4/4 steps" in said
+    weights = load_file(project / "out" / "weights.safetensors")
+    assert all(torch.equal(value, given[name]) for name, value in weights.items())
+    history = (project / "out" / "history.csv").read_text(encoding="utf-8").splitlines()
+    assert [int(line.split(",")[0]) for line in history[1:]] == [2, 3, 4, 6, 7, 8]
+    assert not list((project / ".state" / "training").glob("*/checkpoint_*"))
+
+
+def test_a_recipe_says_where_it_starts_and_what_is_new() -> None:
+    chosen = params(start={"folder": "data/models/base", "zero": ["group."]}).recipe
+    assert isinstance(chosen, RecipeConfig)
+    assert chosen.start is not None
+    assert chosen.start.zero == ("group.",)
