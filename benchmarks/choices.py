@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import platform
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +55,10 @@ class Choices:
     def facts(self, rate: float) -> dict[str, Value]:
         """What holds for a whole table of this run."""
         cuda = self.device.type == "cuda"
-        name = torch.cuda.get_device_name(self.device) if cuda else platform.processor() or platform.machine()
+        cpu = f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
         return {
             "size": self.size,
-            "device": f"{name} ({os.cpu_count()} cores, {torch.get_num_threads()} threads)",
+            "device": torch.cuda.get_device_name(self.device) if cuda else cpu,
             "torch": torch.__version__,
             "dtype": self.dtype,
             "matmul GFLOP/s": rate / 1e9,
@@ -99,7 +98,7 @@ def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace]
     try:
         measured = measure(given)
     except InputError as error:
-        sys.exit(f"{options.prog}: {error}")
+        options.error(str(error))
     table.show(measured)
     if given.out is not None:
         table.write(given.out, measured)

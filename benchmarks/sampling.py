@@ -4,8 +4,9 @@ Medians of repeats that take turns, so that all rows meet the same machine. The 
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -17,6 +18,7 @@ from benchmarks.arithmetic import Operations
 from benchmarks.choices import Choices
 from benchmarks.table import Table, Value
 from components import flow
+from components.errors import InputError
 from components.models.canvasmar import CanvasMAR, CanvasMARConfig
 from components.models.temporal_vit import Memory
 from components.randomness import Stream
@@ -116,7 +118,8 @@ def measure(several: list[Case], frames: int, run: Choices) -> list[Timing | Non
     timings: dict[int, list[Timing]] = {}
     for number, case in enumerate(several):
         try:
-            time(models[case.model], case, 1, run)  # warms up
+            short = case.sampler.model_copy(update={"flow_steps": 1})
+            time(models[case.model], replace(case, sampler=short), 1, run)  # warms up
             timings[number] = []
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
@@ -133,6 +136,7 @@ def measure(several: list[Case], frames: int, run: Choices) -> list[Timing | Non
 
 def rows(several: list[Case], frames: int, run: Choices, rate: float) -> list[dict[str, Value]]:
     """The table's rows for cases of one batch."""
+    print(f"batch {several[0].batch}: {len(several)} cases, {run.repeats} repeats", file=sys.stderr, flush=True)
     timings = measure(several, frames, run)
     clips = {case.name: None if timing is None else timing.clip for case, timing in zip(several, timings, strict=True)}
     lines = []
@@ -166,16 +170,22 @@ def benchmark(given: argparse.Namespace) -> Table:
     model = choices.entry(given.size, CanvasMARConfig, "models", "canvas")
     guided, fast = (choices.entry("default", SamplerConfig, "samplers", row) for row in ("default", "fast"))
     sets = (2, 4, 8) if given.quick else (2, 4, 8, 16, 32, 64)
-    frames = given.frames or (2 if given.quick else model.temporal.window - CONTEXT)
+    whole = 2 if given.quick else model.temporal.window - CONTEXT
+    frames = whole if given.frames is None else given.frames
+    if frames < 1:
+        raise InputError(f"--frames is {frames}; it must be at least 1")
     rate = run.rate()
     several = [cases(model, guided, fast, batch, sets) for batch in run.batches]
     lines = [line for same in several for line in rows(same, frames, run, rate)]
     return Table("Sampling", run.facts(rate) | {"latent frames a clip": frames}, COLUMNS, lines)
 
 
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = choices.parser("The time of sampling, and what each choice is worth.")
+    parser.add_argument("--frames", type=int, help="latent frames of a clip; by default as many as in training")
+    return parser
+
+
 if __name__ == "__main__":
-    options = choices.parser("The time of sampling, and what each choice is worth.")
-    options.add_argument(
-        "--frames", type=int, help="latent frames of a clip; by default as many as a training clip has"
-    )
-    choices.run(options, benchmark)
+    choices.run(options(), benchmark)

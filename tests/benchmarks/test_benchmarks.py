@@ -136,6 +136,7 @@ def test_numbers_are_shown_with_three_digits(value, shown):
     [
         (["--batch", "0"], "--batch"),
         (["--repeats", "0"], "--repeats"),
+        (["--frames", "0"], "--frames"),
         (["--out", "table.csv"], "--out"),
         pytest.param(
             ["--device", "cuda"], "no GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU")
@@ -144,8 +145,10 @@ def test_numbers_are_shown_with_three_digits(value, shown):
 )
 def test_what_cannot_be_measured_is_told_in_one_sentence(given, words, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmarks", *given])
-    with pytest.raises(SystemExit, match=words):
-        choices.run(choices.parser("nothing"), training.benchmark)
+    with pytest.raises(SystemExit) as left:
+        choices.run(sampling.options(), sampling.benchmark)
+    assert left.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.slow
