@@ -9,6 +9,7 @@ from torch import Tensor
 from components import flow, guidance, masking
 from components.config import Config
 from components.errors import InputError
+from components.flow import Solver
 from components.guidance import Schedule
 from components.masking import Rule
 from components.randomness import Stream
@@ -19,7 +20,8 @@ class SamplerConfig(Config):
     """How a frame is sampled (Table 3, lower part)."""
 
     sets: int  # autoregressive steps in a frame, N_AR
-    flow_steps: int  # Euler steps of the head's integration
+    flow_steps: int  # of the head's integration; heun asks for two velocities in each, the others for one
+    solver: Solver  # euler is the paper's
     order: Rule
     temperature: float  # of the order, tau
     temporal_scale: float  # w_t of Eq. 9
@@ -76,7 +78,7 @@ def sample_frames(
         ) -> Tensor:
             return guidance.combine(model.velocity(point, time, embeddings), weights)
 
-        chosen = flow.integrate(field, noise[:, known : known + size], config.flow_steps)
+        chosen = flow.integrate(field, noise[:, known : known + size], config.flow_steps, config.solver)
         x = torch.cat([x, chosen], dim=1)
     grid = torch.zeros_like(x).scatter(1, order[..., None].expand_as(x), x)
     steps = masking.set_index(order, sizes)

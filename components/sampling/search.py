@@ -12,6 +12,7 @@ from components.sampling.frame import SamplerConfig
 Varied = Literal[
     "sets",
     "flow_steps",
+    "solver",
     "order",
     "temperature",
     "temporal_scale",

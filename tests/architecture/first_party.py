@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-PACKAGES: Final = ("components", "pipeline")
-EVERYTHING: Final = (*PACKAGES, "benchmarks", "tests")
+PACKAGES: Final = ("components", "pipeline", "benchmarks")
+EVERYTHING: Final = (*PACKAGES, "tests")
 
 # when an import happens: while the file is imported, later or only if it can, or never (types only)
 Moment = Literal["import", "later", "typing"]
@@ -117,7 +117,7 @@ class Tree:
 
 @functools.cache
 def project(*folders: str) -> Tree:
-    """The tree that these tests are about: these folders of it, the two packages if none is named."""
+    """The tree that these tests are about: these folders of it, the packages if none is named."""
     return Tree.read(ROOT, folders or PACKAGES)
 
 

@@ -1,4 +1,4 @@
-"""Every vendor has one door, every import is a declared dependency, and components/ needs little of a machine."""
+"""Every vendor has one door, every import is declared, and components/ and benchmarks/ need little of a machine."""
 
 import re
 import sys
@@ -75,12 +75,12 @@ def undeclared(tree: Tree, dependencies: frozenset[str]) -> list[str]:
 
 
 def too_demanding(tree: Tree) -> list[str]:
-    """Files of components/ that cannot be imported on a machine that only computes, and why."""
+    """Files of components/ and benchmarks/ that cannot be imported on a machine that only computes, and why."""
     return [
         f"{path} cannot be imported without {imported.top}, by way of {reached}:{imported.line}; "
         "import it where it is used"
         for path in tree.sources
-        if path.startswith("components/") and not passes(path, BEYOND_BARE)
+        if path.startswith(("components/", "benchmarks/")) and not passes(path, BEYOND_BARE)
         for reached in sorted(tree.closure(path, frozenset({"import"})))
         for imported in tree.sources[reached].imports
         if imported.moment == "import" and imported.top not in {*BARE, *PACKAGES, *sys.stdlib_module_names}
@@ -101,7 +101,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     assert not problems, "\n".join(problems)
 
 
-def test_components_import_on_a_machine_that_only_computes() -> None:
+def test_components_and_benchmarks_import_on_a_machine_that_only_computes() -> None:
     problems = too_demanding(project())
     assert not problems, "\n".join(problems)
 
@@ -153,9 +153,11 @@ def test_a_room_that_needs_more_than_a_bare_machine_is_found(tmp_path: Path) -> 
         {
             "components/checkpoint.py": "import psutil",
             "components/training/loop.py": "from components import checkpoint",
+            "benchmarks/training.py": "from components.training import loop",
         },
     )
     assert [problem.split()[0] for problem in too_demanding(tree)] == [
+        "benchmarks/training.py",
         "components/checkpoint.py",
         "components/training/loop.py",
     ]

@@ -77,6 +77,15 @@ def test_linear_guidance_grows_to_the_full_scale_with_the_frame(model, sampler):
     assert told[-1] == pytest.approx(guidance.coefficients((1.2, 1.5)))
 
 
+@pytest.mark.parametrize(("solver", "expected"), [("euler", 5), ("heun", 10), ("adams_bashforth", 5)])
+def test_the_head_is_evaluated_as_often_in_a_set_as_the_solver_asks(model, sampler, solver, expected):
+    calls = []
+    velocity = model.velocity
+    model.velocity = lambda x, time, embeddings: calls.append(time) or velocity(x, time, embeddings)
+    video(model, sampler.model_copy(update={"solver": solver}), frames=1)
+    assert len(calls) == 4 * expected
+
+
 def test_without_a_canvas_the_canvas_scale_does_not_matter(make, sampler):
     model = make(canvas=False)
     other = sampler.model_copy(update={"canvas_scale": 3.0})

@@ -102,9 +102,12 @@ def test_every_stage_can_read_every_row(name: str, stage: str) -> None:
         resolve(schema(stage), tables(name), table, row)
 
 
+OFFERED = {"samplers": {"fast"}}  # for a row to take up; until then a change of it changes nothing
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_no_entry_is_left_over(name: str) -> None:
-    """Whatever stands in a table is picked by a row, so that a change of anything changes something."""
+    """Whatever else stands in a table is picked by a row, so that a change of anything changes something."""
     content = tables(name)
     experiments = content["experiments"].values()
     vaes = content["autoencoders"].values()
@@ -117,7 +120,7 @@ def test_no_entry_is_left_over(name: str) -> None:
         "searches": {row["search"] for row in experiments},
         "protocols": {row["protocol"] for row in experiments},
     }
-    assert {table: set(content[table]) for table in used} == used
+    assert {table: set(content[table]) - OFFERED.get(table, set()) for table in used} == used
 
 
 @pytest.mark.parametrize("name", FILES)

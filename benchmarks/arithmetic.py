@@ -1,0 +1,166 @@
+"""The floating-point operations of CanvasMAR by part, in closed form: two for each multiplication with its addition.
+
+Matrix products only. Products with an input that needs no gradient (latents, sinusoids) cost as much in the backward
+pass as in the forward pass, all others twice as much. Attention is counted without its mask, as the kernels compute it.
+"""
+
+from dataclasses import dataclass
+
+from components import flow, guidance, masking
+from components.models.canvasmar import CanvasMARConfig
+from components.models.temporal_vit import PATCH
+from components.nn.blocks import MLP_RATIO, ViTConfig
+from components.nn.embeddings import FREQUENCIES
+from components.sampling.frame import SamplerConfig
+
+PARTS = ("temporal", "canvas", "spatial", "head")
+COLUMNS = tuple(f"{part} GFLOP" for part in PARTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Operations of a forward pass, and those of its backward pass."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, times: int) -> "Work":
+        return Work(self.forward * times, self.backward * times)
+
+
+Operations = dict[str, int]  # by part
+
+
+def add(*several: Operations) -> Operations:
+    """The sum, part by part."""
+    return {part: sum(each[part] for each in several) for part in PARTS}
+
+
+def columns(operations: Operations) -> dict[str, float]:
+    """As columns of a table, in thousand millions."""
+    return {column: operations[part] / 1e9 for column, part in zip(COLUMNS, PARTS, strict=True)}
+
+
+def training(config: CanvasMARConfig, batch: int, frames: int, visible: int) -> Operations:
+    """A training step, forward and backward, on clips of so many latent frames with so many visible tokens in each."""
+    m, n, d, c = _temporal_tokens(config), _tokens(config), config.temporal.width, config.latent[0]
+    rows = batch * (frames - 1)
+    masked = rows * (n - visible)
+    noised = masked * config.head.repeats  # each at a time of its own
+    parts = {
+        "temporal": _recomputed(config, batch, frames - 1),
+        "canvas": _canvas(config) * rows,
+        "spatial": (_linear(visible, c, d, data=True) + _spatial_blocks(config, m, visible, n)) * rows,
+        "head": _head_condition(config, masked) + _head_time(config, noised) + _head(config, noised),
+    }
+    return {part: work.forward + work.backward for part, work in parts.items()}
+
+
+def sampled(config: CanvasMARConfig, sampler: SamplerConfig, batch: int) -> Operations:
+    """The next frame of so many videos, without the Temporal ViT, which `remembered` and `recomputed` count."""
+    m, n, d, c = _temporal_tokens(config), _tokens(config), config.temporal.width, config.latent[0]
+    rows = batch * branches(config, sampler)
+    times = flow.evaluations(sampler.flow_steps, sampler.solver)
+    spatial, head, known = Work(), Work(), 0
+    for size in masking.set_sizes(n, sampler.sets):
+        spatial += (_linear(known, c, d, data=True) + _spatial_blocks(config, m, known, n)) * rows
+        head += _head_condition(config, size * rows) + _head(config, size * rows) * times + _head_time(config, times)
+        known += size
+    canvas = _canvas(config) * batch
+    return {"temporal": 0, "canvas": canvas.forward, "spatial": spatial.forward, "head": head.forward}
+
+
+def remembered(config: CanvasMARConfig, batch: int, first: int, last: int) -> Operations:
+    """The Temporal ViT with its memory for the frames first..last; frame 0 is the learned block."""
+    m = _temporal_tokens(config)
+    work = Work()
+    for frame in range(first, last + 1):
+        seen = min(frame + 1, config.temporal.window)
+        embedded = _temporal_embed(config) if frame else Work()
+        work += (embedded + _blocks(config.temporal, m, seen * m)) * batch + _time_positions(config, 1)
+    return {**dict.fromkeys(PARTS, 0), "temporal": work.forward}
+
+
+def recomputed(config: CanvasMARConfig, batch: int, frames: int) -> Operations:
+    """The Temporal ViT over the learned block and so many frames at once, without a memory."""
+    return {**dict.fromkeys(PARTS, 0), "temporal": _recomputed(config, batch, frames).forward}
+
+
+def branches(config: CanvasMARConfig, sampler: SamplerConfig) -> int:
+    """How many conditions guidance has to compute."""
+    scales = (sampler.temporal_scale, sampler.canvas_scale)[: 1 if config.canvas is None else 2]
+    return sum(weight != 0 for weight in guidance.coefficients(scales))
+
+
+def _tokens(config: CanvasMARConfig) -> int:
+    return config.latent[1] * config.latent[2]
+
+
+def _temporal_tokens(config: CanvasMARConfig) -> int:
+    return _tokens(config) // PATCH**2
+
+
+def _linear(tokens: int, into: int, out: int, *, data: bool = False) -> Work:
+    forward = 2 * tokens * into * out
+    return Work(forward, forward if data else 2 * forward)
+
+
+def _blocks(config: ViTConfig, tokens: int, keys: int) -> Work:
+    d = config.width
+    linear = _linear(tokens, d, (3 + 1 + 2 * MLP_RATIO) * d)  # queries, keys, values; projection; MLP
+    attention = Work(4 * tokens * keys * d, 8 * tokens * keys * d)
+    return (linear + attention) * config.layers
+
+
+def _temporal_embed(config: CanvasMARConfig) -> Work:
+    return _linear(_temporal_tokens(config), config.latent[0] * PATCH**2, config.temporal.width, data=True)
+
+
+def _time_positions(config: CanvasMARConfig, frames: int) -> Work:
+    d = config.temporal.width
+    return _linear(frames, FREQUENCIES, d, data=True) + _linear(frames, d, d)
+
+
+def _recomputed(config: CanvasMARConfig, batch: int, frames: int) -> Work:
+    tokens = (frames + 1) * _temporal_tokens(config)
+    clip = _temporal_embed(config) * frames + _blocks(config.temporal, tokens, tokens)
+    return clip * batch + _time_positions(config, frames + 1)
+
+
+def _canvas(config: CanvasMARConfig) -> Work:
+    if config.canvas is None:
+        return Work()
+    n, d, c = _tokens(config), config.canvas.width, config.latent[0]
+    length = _temporal_tokens(config) + n
+    ends = _linear(n, c, d, data=True) + _linear(n, d, c) + _linear(n, d, 1)
+    return ends + _blocks(config.canvas, length, length)
+
+
+def _spatial_blocks(config: CanvasMARConfig, prefix: int, visible: int, tokens: int) -> Work:
+    """First the blocks that see the prefix and what is visible, then those that see all."""
+    depth = config.spatial.encoder_depth
+    encoder, rest = (
+        config.spatial.model_copy(update={"layers": layers}) for layers in (depth, config.spatial.layers - depth)
+    )
+    seen, full = prefix + visible, prefix + tokens
+    return _blocks(encoder, seen, seen) + _blocks(rest, full, full)
+
+
+def _head_condition(config: CanvasMARConfig, tokens: int) -> Work:
+    d, w = config.temporal.width, config.head.width
+    return _linear(tokens, d, w) + _linear(tokens, w, w)
+
+
+def _head_time(config: CanvasMARConfig, times: int) -> Work:
+    w = config.head.width
+    return _linear(times, FREQUENCIES, w, data=True) + _linear(times, w, w)
+
+
+def _head(config: CanvasMARConfig, tokens: int) -> Work:
+    """One velocity of each token: in and out, a modulation of three and an MLP of two layers a block, a last of two."""
+    w, c = config.head.width, config.latent[0]
+    ends = _linear(tokens, c, w, data=True) + _linear(tokens, w, c)
+    return ends + _linear(tokens, w, (5 * config.head.layers + 2) * w)

@@ -1,0 +1,45 @@
+"""Time and memory as a device spends them."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+PROCESS = Path("/proc/self")
+
+
+def now(device: torch.device) -> float:
+    """Seconds, read once everything that the device was given is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def forget_peak(device: torch.device) -> None:
+    """From here on `peak` counts anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        (PROCESS / "clear_refs").write_text("5")  # proc(5): resets the peak of the resident set
+
+
+def peak(device: torch.device) -> float | None:
+    """The most memory in MB since then: the device's tensors, or all of the process on a CPU; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform != "linux":
+        return None
+    lines = (line.split() for line in (PROCESS / "status").read_text().splitlines())
+    return next(float(words[1]) for words in lines if words[0] == "VmHWM:") * 1024 / 1e6
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, side: int, repeats: int) -> float:
+    """Operations a second of the product of two square matrices, the best of some repeats."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(repeats + 1):  # the first one warms up
+        began = now(device)
+        a @ b
+        seconds.append(now(device) - began)
+    return 2 * side**3 / min(seconds[1:])

@@ -1,0 +1,191 @@
+"""`python -m benchmarks.sampling`: the time to a first frame and to a whole clip, and what each choice is worth.
+
+Medians of repeats that take turns, so that all rows meet the same machine. The weights are fresh: they cost the same.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks import arithmetic, choices, clock
+from benchmarks.arithmetic import Operations
+from benchmarks.choices import Choices
+from benchmarks.table import Table, Value
+from components import flow
+from components.errors import InputError
+from components.models.canvasmar import CanvasMAR, CanvasMARConfig
+from components.models.temporal_vit import Memory
+from components.randomness import Stream
+from components.sampling.frame import Frame, SamplerConfig, sample_frames
+from components.sampling.rollout import rollout
+
+CONTEXT = 1  # latent frames
+BASELINE, RECOMPUTED = "random order, no canvas", "Temporal ViT recomputed"
+COLUMNS = (
+    "case", "batch", "sets", "branches", "evaluations", "first frame ms", "clip ms",
+    *arithmetic.COLUMNS, "floor ms", "times the floor", "faster than baseline", "faster than recomputed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row: a model, how it samples, how many videos at once, and whether it remembers."""
+
+    name: str
+    model: CanvasMARConfig
+    sampler: SamplerConfig
+    batch: int
+    remembers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds to the first frame and to the last."""
+
+    first: float
+    clip: float
+
+
+def cases(
+    model: CanvasMARConfig, guided: SamplerConfig, fast: SamplerConfig, batch: int, sets: tuple[int, ...]
+) -> list[Case]:
+    """The two references first, then one choice changed at a time; no guidance but where the name says so."""
+    plain = model.model_copy(update={"canvas": None})
+    alone = {"temporal_scale": 1.0, "canvas_scale": 1.0}
+    one = guided.model_copy(update=alone)
+    tokens = model.latent[1] * model.latent[2]
+    baseline = one.model_copy(update={"sets": min(64, tokens), "order": "random"})
+    evaluations = flow.evaluations(fast.flow_steps, fast.solver)
+    heun = one.model_copy(update={"solver": "heun", "flow_steps": max(1, evaluations // 2)})
+    return [
+        Case(BASELINE, plain, baseline, batch),
+        Case(RECOMPUTED, model, one, batch, remembers=False),
+        *(Case("canvas", model, one.model_copy(update={"sets": count}), batch) for count in sets if count <= tokens),
+        Case("no canvas", plain, one, batch),
+        Case("guided", model, guided, batch),
+        Case("heun", model, heun, batch),
+        Case("fast", model, fast.model_copy(update=alone), batch),
+        Case("fast, guided", model, fast, batch),
+    ]
+
+
+@torch.no_grad()
+def recompute(
+    model: CanvasMAR, context: Float[Tensor, "b t c h w"], frames: int, stream: Stream, sampler: SamplerConfig
+) -> Iterator[Frame]:
+    """What `rollout` gives within the window, with the Temporal ViT run over the whole history for every frame."""
+    latents = context
+    for index in range(frames):
+        memory = Memory(latents.shape[1], (), model.temporal(latents)[:, -1], latents[:, -1])
+        (frame,) = sample_frames(model, memory, stream.fork("frame", index), sampler)
+        yield frame
+        latents = torch.cat([latents, frame.latent[:, None]], dim=1)
+
+
+def work(case: Case, frames: int) -> Operations:
+    """The operations of all videos of a case."""
+    config, batch = case.model, case.batch
+    if case.remembers:
+        history = [arithmetic.remembered(config, batch, 0, CONTEXT + frames - 1)]
+    else:
+        history = [arithmetic.recomputed(config, batch, CONTEXT + index) for index in range(frames)]
+    return arithmetic.add(*history, *[arithmetic.sampled(config, case.sampler, batch)] * frames)
+
+
+def time(model: CanvasMAR, case: Case, frames: int, run: Choices) -> Timing:
+    """One rollout of a case."""
+    device = run.device
+    context = torch.randn(case.batch, CONTEXT, *case.model.latent, device=device)
+    stream = Stream.of(0, range(case.batch), device)
+    roll: Callable[..., Iterator[Frame]] = rollout if case.remembers else recompute
+    marks = [clock.now(device)]
+    with run.precision():
+        for _ in roll(model, context, frames, stream, case.sampler):
+            marks.append(clock.now(device))
+    return Timing(marks[1] - marks[0], marks[-1] - marks[0])
+
+
+def measure(several: list[Case], frames: int, run: Choices) -> list[Timing | None]:
+    """The median timing of each case; None for a batch that the device's memory does not hold."""
+    # autocast keeps the weights in its precision only where they could have a gradient
+    models = {case.model: case.model.build().eval().to(run.device) for case in several}
+    timings: dict[int, list[Timing]] = {}
+    for number, case in enumerate(several):
+        try:
+            short = case.sampler.model_copy(update={"flow_steps": 1})
+            time(models[case.model], replace(case, sampler=short), 1, run)  # warms up
+            timings[number] = []
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    for _ in range(run.repeats):
+        for number, taken in timings.items():
+            taken.append(time(models[several[number].model], several[number], frames, run))
+    return [
+        Timing(median(each.first for each in timings[number]), median(each.clip for each in timings[number]))
+        if number in timings
+        else None
+        for number in range(len(several))
+    ]
+
+
+def rows(several: list[Case], frames: int, run: Choices, rate: float) -> list[dict[str, Value]]:
+    """The table's rows for cases of one batch."""
+    print(f"batch {several[0].batch}: {len(several)} cases, {run.repeats} repeats", file=sys.stderr, flush=True)
+    timings = measure(several, frames, run)
+    clips = {case.name: None if timing is None else timing.clip for case, timing in zip(several, timings, strict=True)}
+    lines = []
+    for case, timing in zip(several, timings, strict=True):
+        operations = work(case, frames)
+        floor = sum(operations.values()) / rate
+        evaluations = flow.evaluations(case.sampler.flow_steps, case.sampler.solver)
+        line: dict[str, Value] = {
+            **dict.fromkeys(COLUMNS),
+            "case": case.name,
+            "batch": case.batch,
+            "sets": case.sampler.sets,
+            "branches": arithmetic.branches(case.model, case.sampler),
+            "evaluations": evaluations,
+            **arithmetic.columns(operations),
+            "floor ms": 1000 * floor,
+        }
+        if timing is not None:
+            line |= {"first frame ms": 1000 * timing.first, "clip ms": 1000 * timing.clip}
+            line["times the floor"] = timing.clip / floor
+            for column, reference in (("baseline", BASELINE), ("recomputed", RECOMPUTED)):
+                seconds = clips[reference]
+                line[f"faster than {column}"] = None if seconds is None else seconds / timing.clip
+        lines.append(line)
+    return lines
+
+
+def benchmark(given: argparse.Namespace) -> Table:
+    """All cases for every batch."""
+    run = choices.read(given, (1, 4) if given.quick else (1, 4, 16))
+    model = choices.entry(given.size, CanvasMARConfig, "models", "canvas")
+    guided, fast = (choices.entry("default", SamplerConfig, "samplers", row) for row in ("default", "fast"))
+    sets = (2, 4, 8) if given.quick else (2, 4, 8, 16, 32, 64)
+    whole = 2 if given.quick else model.temporal.window - CONTEXT
+    frames = whole if given.frames is None else given.frames
+    if frames < 1:
+        raise InputError(f"--frames is {frames}; it must be at least 1")
+    rate = run.rate()
+    several = [cases(model, guided, fast, batch, sets) for batch in run.batches]
+    lines = [line for same in several for line in rows(same, frames, run, rate)]
+    return Table("Sampling", run.facts(rate) | {"latent frames a clip": frames}, COLUMNS, lines)
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = choices.parser("The time of sampling, and what each choice is worth.")
+    parser.add_argument("--frames", type=int, help="latent frames of a clip; by default as many as in training")
+    return parser
+
+
+if __name__ == "__main__":
+    choices.run(options(), benchmark)
