@@ -10,7 +10,7 @@ from components.autoencoders.causal import CausalVAEConfig
 from components.autoencoders.interface import to_float
 from components.config import Config
 from components.data import latents
-from components.data.clips import Clips, ClipsManifest
+from components.data.clips import INDEX, Clips, ClipsManifest
 from components.data.latents import LatentKey
 from components.data.shards import SPLITS, read_manifest
 from components.tracking import Run
@@ -32,8 +32,11 @@ def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run)
     device = cluster.device()
     vae = trained.load(autoencoder, device)
     train = Clips.open(clips, "train")
-    key = LatentKey(autoencoder=checkpoint.identity(autoencoder), clips=train.hash, settings={})
-    counts = read_manifest(ClipsManifest, clips).counts
+    manifest = read_manifest(ClipsManifest, clips)
+    # the clips' hash covers both; they stand here too so that a stale cache can say what differs
+    settings = {"preprocessing": manifest.cut, "plan": manifest.files[INDEX]}
+    key = LatentKey(autoencoder=checkpoint.identity(autoencoder), clips=train.hash, settings=settings)
+    counts = manifest.counts
     reports = []
     with meter("encode", sum(counts.values()), "clips") as shown:
         for split in SPLITS:

@@ -1,34 +1,48 @@
 """Stage `preprocess`: video files to clips."""
 
 import functools
+import shutil
 from pathlib import Path
 
 from components.config import Config
-from components.data import clips, sources
-from components.data.sources import DatasetConfig
+from components.data import clips, cutting, sources
+from components.data.sources import AnyDataset
 from components.tracking import Run
 from pipeline import cluster, stage
+from pipeline.progress import say
+
+STATE = Path(".state") / "preprocess"  # shards of a run that was stopped lie outside of every stage's outputs
 
 
 class Params(Config):
     """Which videos, and how they are cut."""
 
-    dataset: DatasetConfig
+    dataset: AnyDataset
 
 
 def main(params: Params, *, out: Path, log: Run) -> dict[str, float]:
     """Clips in shards, where each comes from, and a report of rejected videos; equal input, equal bytes."""
-    jobs = clips.jobs(sources.find(params.dataset), params.dataset)
-    work = functools.partial(clips.write_shard, config=params.dataset, out=out.resolve())
-    with cluster.connect(Path.cwd()):
-        reports = cluster.map_tasks(work, jobs, label="cut clips", unit=f"shards of {params.dataset.shard} videos")
+    dataset, name = params.dataset, out.name.strip(".").removesuffix(".partial")
+    found = sources.find(dataset)
+    state = (STATE / name).resolve()
+    jobs = cutting.jobs(found.videos, dataset)
+    reports = [report for job in jobs if (report := cutting.finished(job, dataset, state))]
+    known = {(report.split, report.index) for report in reports}
+    left = [job for job in jobs if (job.split, job.index) not in known]
+    if reports:
+        say(f"  {len(reports)} of {len(jobs)} shards are there from a run that was stopped")
+    work = functools.partial(cutting.write_shard, config=dataset, state=state)
+    if left:
+        with cluster.connect(Path.cwd()):
+            reports += cluster.map_tasks(work, left, label="cut clips", unit=f"shards of {dataset.shard} videos")
     try:
-        metrics = clips.finish(out, reports, params.dataset)
+        metrics = cutting.finish(out, state, reports, found, dataset)
     finally:
-        for name in ("rejected.html", "rejected.json"):
-            log.artifact(out / name, "rejected")
+        for file in ("rejected.html", "rejected.json"):
+            log.artifact(out / file, "rejected")
+    shutil.rmtree(state)
     opened = clips.Clips.open(out, "train")
-    log.dataset(out.name.strip(".").removesuffix(".partial"), params.dataset.path, opened.hash, "clips")
+    log.dataset(name, dataset.path, opened.hash, "clips")
     return metrics
 
 

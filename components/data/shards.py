@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Shaped, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components import config
@@ -58,12 +59,15 @@ M = TypeVar("M", bound=Manifest)
 
 
 def write_rows(out: Path, split: Split, index: int, rows: Shaped[Tensor, "b ..."]) -> Shard:
-    """Write out/<split>-<index>.safetensors, whole or not at all, and describe it."""
+    """Write out/<split>-<index>.safetensors, whole or not at all, and describe it. Raises InputError if it cannot."""
     path = out / f"{split}-{index:05d}.safetensors"
-    out.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
-    save_file({_TENSOR: rows.contiguous()}, aside)
-    os.replace(aside, path)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        save_file({_TENSOR: rows.contiguous()}, aside)
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be written ({_told(error)}); make room there or give permission") from None
     return Shard(
         split=split,
         index=index,
@@ -72,6 +76,19 @@ def write_rows(out: Path, split: Split, index: int, rows: Shaped[Tensor, "b ..."
         bytes=path.stat().st_size,
         sha256=sha256(path),
     )
+
+
+def load(path: Path) -> Shaped[Tensor, "b ..."]:
+    """All rows of a shard."""
+    return load_file(path)[_TENSOR]
+
+
+def move(path: Path, folder: Path) -> None:
+    """Move a shard into another folder, which may lie on another disk. Raises InputError if it cannot be written."""
+    try:
+        shutil.move(path, folder / path.name)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({_told(error)}); make room there or give permission") from None
 
 
 def write_text(path: Path, text: str) -> str:
@@ -86,6 +103,10 @@ def write_text(path: Path, text: str) -> str:
 def write_json(path: Path, content: Mapping[str, Any]) -> str:
     """Write a JSON file, whole or not at all, and return its sha256."""
     return write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _told(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def sha256(path: Path) -> str:
@@ -133,7 +154,8 @@ def read_manifest(model: type[M], folder: Path) -> M:
 class Rows:
     """The rows of one split, in the order of its shards.
 
-    Opening looks at names and sizes of the files, `verify` at every byte. It may be pickled, and read from several
+    Opening looks at names and sizes of the files. A shard's sha256 and its number of rows are compared with the
+    manifest when the first of its rows is read; `verify` looks at every file. It may be pickled, and read from several
     threads.
     """
 
@@ -173,9 +195,10 @@ class Rows:
     def read(self, indices: Sequence[int]) -> Shaped[Tensor, "b ..."]:
         """These rows, in this order. Raises InputError for a damaged shard, IndexError for a row that is not there."""
         rows = torch.empty((len(indices), *self._shape), dtype=self._dtype)
-        places = sorted((*self._place(index), target) for target, index in enumerate(indices))
-        for file, group in itertools.groupby(places, key=lambda place: place[0]):
-            stored = self._map(file)
+        located = [(*self.locate(int(index)), target) for target, index in enumerate(indices)]
+        located.sort(key=lambda place: (place[0].file, *place[1:]))
+        for shard, group in itertools.groupby(located, key=lambda place: place[0]):
+            stored = self._map(shard)
             for _, row, target in group:
                 _bytes(rows[target])[:] = _bytes(stored[row])
         return rows
@@ -183,28 +206,35 @@ class Rows:
     def verify(self) -> None:
         """Read every byte. Raises InputError that names the first damaged file."""
         for file, stated in (*self._files.items(), *((shard.file, shard.sha256) for shard in self._shards)):
-            path = self._folder / file
-            if not path.is_file():
-                raise InputError(f"{path} is missing; make its folder again")
-            if (found := sha256(path)) != stated:
-                raise InputError(f"{path} is damaged: its sha256 is {found} instead of {stated}; make its folder again")
+            self._compare(file, stated)
 
-    def _place(self, index: int) -> tuple[str, int]:
-        shard, row = self.locate(int(index))
-        return shard.file, row
+    def _compare(self, file: str, stated: str) -> None:
+        path = self._folder / file
+        try:
+            found = sha256(path)
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing; make its folder again") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({_told(error)}); make its folder again") from None
+        if found != stated:
+            raise InputError(f"{path} is damaged: its sha256 is {found} instead of {stated}; make its folder again")
 
-    def _map(self, file: str) -> Any:
-        if file not in self._open:
-            path = self._folder / file
+    def _map(self, shard: Shard) -> Any:
+        if shard.file not in self._open:
+            self._compare(shard.file, shard.sha256)
+            path = self._folder / shard.file
             try:
                 stored = safe_open(path, framework="pt").get_slice(_TENSOR)
-                shape = tuple(stored.get_shape()[1:])
+                rows, *shape = stored.get_shape()
             except (SafetensorError, OSError) as error:
-                raise InputError(f"{path} is damaged ({' '.join(str(error).split())}); make its folder again") from None
-            if shape != self._shape:
-                raise InputError(f"{path} holds rows of shape {shape} instead of {self._shape}; make its folder again")
-            self._open[file] = stored
-        return self._open[file]
+                raise InputError(f"{path} is damaged ({_told(error)}); make its folder again") from None
+            if tuple(shape) != self._shape:
+                told = f"{tuple(shape)} instead of {self._shape}"
+                raise InputError(f"{path} holds rows of shape {told}; make its folder again")
+            if rows != shard.rows:
+                raise InputError(f"{path} holds {rows} rows instead of {shard.rows}; make its folder again")
+            self._open[shard.file] = stored
+        return self._open[shard.file]
 
 
 def _bytes(row: Shaped[Tensor, "..."]) -> UInt8[np.ndarray, "..."]:

@@ -1,20 +1,20 @@
-"""Where videos come from: a folder of files, and the rule that gives each file to one split."""
+"""Where videos come from: a folder of one's own, or a published data set in its official layout."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from components.config import Config
-from components.data import video
+from components.data import collection, video
+from components.data.bair import BairConfig
+from components.data.collection import Collection, Cutting, Finding, Published, Source
+from components.data.kinetics600 import Kinetics600Config
 from components.data.shards import SPLITS, Split
+from components.data.ucf101 import Ucf101Config
 from components.errors import InputError
-from components.randomness import derive
-
-_DRAWS: Final = 2**63  # `derive` is uniform in [0, 2^63)
 
 
 class NamedSplit(Config):
@@ -53,72 +53,85 @@ class HashSplit(Config):
         return self
 
 
-class FolderConfig(Config):
-    """A folder of videos, and how clips are cut out of them.
+class ListsSplit(Config):
+    """Text files in the folder name the videos of each split, one path below the folder a line."""
 
-    A clip is `frames` frames, every `stride`-th of the video; from one clip's first frame to the next it is `step`
-    frames of the video. A shard of `shard` videos is one job and is held in memory as a whole.
-    """
+    kind: Literal["lists"]
+    train: str
+    val: str
+    test: str
+
+
+SplitConfig = NamedSplit | FoldersSplit | HashSplit | ListsSplit
+Rule = Callable[[str], Split | None]  # from a video's name to its split; None is a video that belongs to no split
+
+
+class FolderConfig(Cutting):
+    """A folder of videos, and the rule that gives each file to one split."""
 
     kind: Literal["folder"]
-    path: str
-    split: Annotated[NamedSplit | FoldersSplit | HashSplit, Field(discriminator="kind")]
-    frames: PositiveInt
-    stride: PositiveInt
-    step: PositiveInt
-    resolution: tuple[PositiveInt, PositiveInt]  # height, width in pixels
-    shard: PositiveInt
-    max_rejected: Annotated[float, Field(ge=0, le=1)]  # share of the videos; more fail the stage
+    split: Annotated[SplitConfig, Field(discriminator="kind")]
 
+    def find(self) -> Collection:
+        """The videos of a folder, each file once.
 
-DatasetConfig = FolderConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One video file of one split; `name` is its path in the data set's folder, with forward slashes."""
-
-    split: Split
-    name: str
-    path: Path
-
-
-def find(config: DatasetConfig) -> tuple[Source, ...]:
-    """The videos of a folder, sorted by split and name, each file once.
-
-    Hidden files are left out, links are followed, loops of links are entered once. Raises InputError: the folder is
-    missing, is no folder, cannot be read or holds no videos; a split's folder is missing; nothing is left to train; one
-    file is in two splits.
-    """
-    folder = Path(config.path).expanduser()
-    if not folder.exists():
-        raise InputError(f"the folder of videos {folder} does not exist; correct the data set's path")
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file, not a folder of videos; correct the data set's path")
-    rule = _rule(config, folder)
-    first: dict[str, Source] = {}
-    for path in _videos(folder):
-        name = _name(path.relative_to(folder))
-        if (split := rule(name)) is None:
-            continue
-        source = Source(split, name, path)
-        twin = first.setdefault(os.path.realpath(path), source)
-        if twin.split != split and not isinstance(config.split, HashSplit):
+        Hidden files are left out, links are followed, loops of links are entered once. Raises InputError: the folder is
+        missing, is no folder, cannot be read or holds no videos; a split's folder or list is missing; nothing is left
+        to train; one file is in two splits.
+        """
+        folder = self.folder
+        listed = _listed(self.split, folder) if isinstance(self.split, ListsSplit) else {}
+        rule: Rule = listed.get if isinstance(self.split, ListsSplit) else _rule(self.split, folder)
+        paths, left_out = collection.walk(folder, video.SUFFIXES)
+        if not paths:
+            suffixes = ", ".join(sorted(video.SUFFIXES))
             raise InputError(
-                f"{twin.name} and {name} in {folder} are the same file, in the splits {twin.split} and {split}; "
-                "keep one of them"
+                f"{folder} holds no videos; files that end in {suffixes} are looked for, in sub-folders too"
             )
-    if not first:
-        suffixes = ", ".join(sorted(video.SUFFIXES))
-        raise InputError(f"{folder} holds no videos; files that end in {suffixes} are looked for, in sub-folders too")
-    if not any(source.split == "train" for source in first.values()):
-        raise InputError(f"no video in {folder} is left for the split train; change the data set's split or add videos")
-    return tuple(sorted(first.values(), key=lambda source: (SPLITS.index(source.split), source.name)))
+        first: dict[str, Source] = {}
+        for path in paths:
+            name = collection.name(path.relative_to(folder))
+            if (split := rule(name)) is None:
+                left_out.append(Finding(kind="left out", split=None, video=name, reason="is in no split"))
+                continue
+            source = Source(split, name, path)
+            twin = first.setdefault(os.path.realpath(path), source)
+            if twin.split != split and not isinstance(self.split, HashSplit):
+                raise InputError(
+                    f"{twin.name} and {name} in {folder} are the same file, in the splits {twin.split} and {split}; "
+                    "keep one of them"
+                )
+            if twin is not source:
+                left_out.append(
+                    Finding(kind="left out", split=split, video=name, reason=f"is the same file as {twin.name}")
+                )
+        there = {collection.name(path.relative_to(folder)) for path in paths}
+        missing = [
+            Finding(kind="missing", split=split, video=name, reason="is listed, but not there")
+            for name, split in listed.items()
+            if name not in there
+        ]
+        return collection.collect(folder, first.values(), missing=missing, left_out=left_out)
 
 
-def _rule(config: DatasetConfig, folder: Path) -> Callable[[str], Split | None]:
-    """From a video's name to its split; None is a video that belongs to no split."""
-    match config.split:
+DatasetConfig = FolderConfig | BairConfig | Ucf101Config | Kinetics600Config
+AnyDataset = Annotated[DatasetConfig, Field(discriminator="kind")]  # as a field of parameters
+
+
+def find(config: DatasetConfig) -> Collection:
+    """The videos of a data set. Raises InputError for an unusable folder, or one that must be complete and is not."""
+    found = config.find()
+    if isinstance(config, Published) and config.require_complete and not found.complete:
+        assert found.facts is not None
+        raise InputError(
+            f"{config.path} is not the whole of {found.facts.name}: {found.counted()}; "
+            f"get the rest from {found.facts.home}, or set require_complete to false"
+        )
+    return found
+
+
+def _rule(config: NamedSplit | FoldersSplit | HashSplit, folder: Path) -> Rule:
+    match config:
         case NamedSplit():
             for split in SPLITS:
                 if not (folder / split).is_dir():
@@ -138,35 +151,16 @@ def _rule(config: DatasetConfig, folder: Path) -> Callable[[str], Split | None]:
             chosen: dict[str, Split] = {**dict.fromkeys(val, "val"), **dict.fromkeys(test, "test")}
             return lambda name: chosen.get(name.split("/")[0], "train") if "/" in name else "train"
         case HashSplit(val=val_share, test=test_share):
-            return lambda name: _drawn(derive("split", name) / _DRAWS, val_share, test_share)
+            return lambda name: collection.drawn(name, {"test": test_share, "val": val_share})
 
 
-def _drawn(number: float, val: float, test: float) -> Split:
-    if number < test:
-        return "test"
-    return "val" if number < test + val else "train"
-
-
-def _videos(folder: Path) -> Iterator[Path]:
-    """Video files in a folder, in a fixed order; a loop of links is entered once in each top-level folder."""
-    home = os.path.realpath(folder)
-    seen: set[tuple[str, str]] = set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
-        top, real = os.path.relpath(place, folder).split(os.sep)[0], os.path.realpath(place)
-        if (top, real) in seen or (top != os.curdir and real == home):
-            folders.clear()
-            continue
-        seen.add((top, real))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in video.SUFFIXES:
-                yield Path(place, name)
-
-
-def _refuse(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be read ({error.strerror}); give access to it or move it away") from None
-
-
-def _name(relative: Path) -> str:
-    """A path as text that every file format can hold, even where its bytes are no UTF-8."""
-    return relative.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _listed(config: ListsSplit, folder: Path) -> dict[str, Split]:
+    """The names in the lists, and the split of each."""
+    chosen: dict[str, Split] = {}
+    for split, file in zip(SPLITS, (config.train, config.val, config.test), strict=True):
+        for name in collection.read_lines(folder / file):
+            if chosen.setdefault(name, split) != split:
+                raise InputError(
+                    f"{name} is listed for {chosen[name]} and for {split} in {folder}; list it in one of them"
+                )
+    return chosen

@@ -1,8 +1,9 @@
 """Video files to clips and back: the only door to decord, to PyAV and to Pillow's GIF writer.
 
 decord reads. PyAV looks at the container first, because it tells a text file from a damaged video and a film from a
-sound recording, and it reads what decord cannot (AV1, GIF) or reads wrongly (MPEG transport streams). A file is read
-once, from its first frame to its last, and no reader outlives the call: one that crosses a fork hangs.
+sound recording, and it reads what decord cannot (AV1, GIF) or reads wrongly (MPEG transport streams, edit lists,
+pictures whose size changes). A file is decoded once, from its first frame to its last, and no reader outlives the call:
+one that crosses a fork hangs.
 """
 
 import os
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 from components.errors import InputError
 
-Reader = Literal["decord", "av"]
+Reader = Literal["decord", "av", "pictures"]
 
 # endings, in lower case, of the files that are looked for in a folder of videos
 SUFFIXES: Final = frozenset(
@@ -35,6 +36,7 @@ CHUNK_FRAMES: Final = 64
 FOREIGN_FORMATS: Final = frozenset({"gif", "mpegts"})  # containers that decord refuses or reads wrongly
 FOREIGN_CODECS: Final = frozenset({"av1", "libdav1d", "libaom-av1"})
 TEXT_FORMATS: Final = frozenset({"tty"})  # FFmpeg draws text files as pictures
+EDITED_FRAMES: Final = 1.5  # announced, but not within the duration: an edit list hides them, which decord overlooks
 LEAST_SHARE: Final = 0.9  # of the frames that a container promises; fewer, and the file has been cut off
 QUALITY: Final = "12"  # H.264's constant rate factor: 0 is lossless, 51 the worst
 
@@ -48,6 +50,7 @@ class Video:
     declared: int  # frames that the container announces; 0 where it does not say
     duration: float  # seconds that the container announces; 0 where it does not say
     repeated: float  # share of frames that equal the one before them bit for bit, as decoded
+    sizes: tuple[tuple[int, int], ...]  # height, width in pixels of its pictures, in the order in which they come
     reader: Reader
 
 
@@ -57,6 +60,7 @@ class _Header:
     declared: int
     duration: float
     chunk: int  # frames to decode at a time
+    sizes: tuple[tuple[int, int], ...]
     foreign: bool  # not for decord
 
     @property
@@ -81,7 +85,16 @@ def read(path: Path, size: tuple[int, int]) -> Video:
         before = [chunk[-1]]
         fitted.append(fit(_tensor(chunk), size))
     whole = torch.cat(fitted)
-    return Video(whole, header.fps, header.declared, header.duration, repeats / len(whole), reader)
+    sizes = header.sizes
+    return Video(whole, header.fps, header.declared, header.duration, repeats / len(whole), sizes, reader)
+
+
+def from_pictures(pictures: UInt8[ndarray, "f h w 3"], size: tuple[int, int], declared: int) -> Video:
+    """Pictures that are no file as a video of `declared` frames, resized and cropped as `read` does."""
+    repeats = sum(np.array_equal(*pair) for pair in pairwise(pictures))
+    height, width = pictures.shape[1:3]
+    fitted = fit(_tensor(pictures), size)
+    return Video(fitted, 0.0, declared, 0.0, repeats / len(fitted), ((height, width),), "pictures")
 
 
 def frames(path: Path, size: tuple[int, int]) -> Iterator[UInt8[Tensor, "f c h w"]]:
@@ -177,14 +190,34 @@ def _probe(path: Path) -> _Header:
 def _header(container: Any, stream: Any) -> _Header:
     context = stream.codec_context
     seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
-    foreign = container.format.name in FOREIGN_FORMATS or context.name in FOREIGN_CODECS
-    return _Header(
-        fps=float(stream.average_rate or stream.guessed_rate or 0),
-        declared=stream.frames,
-        duration=max(0.0, float(seconds)),
-        chunk=min(CHUNK_FRAMES, max(1, CHUNK_BYTES // max(1, context.height * context.width * 3))),
-        foreign=foreign,
+    fps, duration, declared = (
+        float(stream.average_rate or stream.guessed_rate or 0),
+        max(0.0, float(seconds)),
+        stream.frames,
     )
+    height, width = context.height, context.width
+    foreign = container.format.name in FOREIGN_FORMATS or context.name in FOREIGN_CODECS
+    edited = bool(declared and fps * duration) and abs(declared - fps * duration) > EDITED_FRAMES
+    sizes = _sizes(container, stream)
+    return _Header(
+        fps=fps,
+        declared=declared,
+        duration=duration,
+        chunk=min(CHUNK_FRAMES, max(1, CHUNK_BYTES // max(1, height * width * 3))),
+        sizes=sizes,
+        foreign=foreign or edited or len(sizes) > 1,
+    )
+
+
+def _sizes(container: Any, stream: Any) -> tuple[tuple[int, int], ...]:
+    """Height and width of the pictures, each once: only a picture that needs no other can have a new size."""
+    found: dict[tuple[int, int], None] = {}
+    stream.codec_context.thread_count = 1
+    stream.codec_context.skip_frame = "NONKEY"
+    with suppress(av.FFmpegError, OSError, ValueError):  # damage is told of where all frames are decoded
+        for frame in container.decode(stream):
+            found[frame.height, frame.width] = None
+    return tuple(found)
 
 
 def _is_cover(stream: Any) -> bool:

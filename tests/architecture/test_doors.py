@@ -37,8 +37,13 @@ BEYOND_BARE: Final = (
     "components/tracking.py",
     "components/data/video.py",
     "components/data/kuka.py",
+    "components/data/collection.py",
     "components/data/sources.py",
-    "components/data/clips.py",
+    "components/data/bair.py",
+    "components/data/ucf101.py",
+    "components/data/kinetics600.py",
+    "components/data/cutting.py",
+    "components/data/findings.py",
     "components/reporting/",
 )
 

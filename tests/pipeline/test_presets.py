@@ -12,12 +12,13 @@ import yaml
 
 from components.autoencoders.causal import CausalVAEConfig
 from components.config import parse, plain, read_yaml
-from components.data.sources import FolderConfig
+from components.data.sources import DatasetConfig
 from components.metrics.fvd import ProtocolConfig
 from components.models.canvasmar import CanvasMARConfig
 from components.sampling.frame import SamplerConfig
 from components.sampling.search import SearchConfig, settings
 from components.training.optimizer import RecipeConfig
+from pipeline import preprocess
 from pipeline.stage import Experiment, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ class Row:
 
     def __init__(self, name: str, row: str) -> None:
         chosen = entry(Experiment, name, "experiments", row)
-        self.dataset: FolderConfig = entry(FolderConfig, name, "datasets", chosen.dataset)
+        self.dataset: DatasetConfig = resolve(preprocess.Params, tables(name), "datasets", chosen.dataset).dataset
         self.autoencoder: CausalVAEConfig = entry(CausalVAEConfig, name, "autoencoders", chosen.autoencoder)
         self.vae_recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", self.autoencoder.recipe)
         self.model: CanvasMARConfig = entry(CanvasMARConfig, name, "models", chosen.model)

@@ -101,6 +101,10 @@ def test_a_report_survives_json_and_pickle(tmp_path, moments):
         ({"clips": "c9"}, "clips 'c1' instead of 'c9'"),
         ({"settings": {"precision": "bfloat16", "tile": None}}, "settings.precision 'float32' instead of 'bfloat16'"),
         ({"settings": {"precision": "float32", "tile": 4}}, "settings.tile None instead of 4"),
+        (
+            {"settings": {**KEY.settings, "preprocessing": {"resolution": [64, 64]}}},
+            r"settings.preprocessing.resolution None instead of \[64, 64\]",
+        ),
     ],
 )
 def test_a_stale_key_is_refused_with_the_field_that_differs(tmp_path, moments, changes, words):

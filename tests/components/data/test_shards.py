@@ -117,6 +117,22 @@ def test_a_shard_that_is_missing_or_cut_short_is_named_on_opening(folder):
         open_rows(folder)
 
 
+def test_a_flipped_bit_is_named_by_the_first_read_of_its_shard_and_by_no_other(folder):
+    flip(folder / "train-00000.safetensors", -1)
+    stored = open_rows(folder)
+    with pytest.raises(InputError, match=r"train-00000\.safetensors is damaged: its sha256"):
+        stored.read([5, 0])
+    assert len(stored.read([5])) == 1
+
+
+def test_a_shard_with_another_number_of_rows_than_listed_is_named_on_reading(folder):
+    manifest = shards.read_manifest(Manifest, folder)
+    first, *others = manifest.shards
+    more = manifest.model_copy(update={"shards": (first.model_copy(update={"rows": 5}), *others)})
+    with pytest.raises(InputError, match=r"train-00000\.safetensors holds 4 rows instead of 5"):
+        Rows(folder, more, "train", (2, 3), torch.float32).read([4])
+
+
 def test_a_shard_with_a_damaged_header_is_named_on_reading(folder):
     flip(folder / "train-00000.safetensors", 9)
     with pytest.raises(InputError, match=r"train-00000\.safetensors is damaged"):

@@ -24,11 +24,16 @@ def fill(folder: Path, *names: str) -> Path:
 
 
 def found(folder: Path, split: dict[str, object]) -> list[tuple[str, str]]:
-    return [(source.split, source.name) for source in sources.find(folder_config(folder, split))]
+    return [(source.split, source.name) for source in sources.find(folder_config(folder, split)).videos]
+
+
+def left_out(folder: Path, split: dict[str, object]) -> dict[str, str]:
+    return {finding.video: finding.reason for finding in sources.find(folder_config(folder, split)).left_out}
 
 
 def test_named_folders_are_the_splits_and_videos_come_sorted(tmp_path):
     fill(tmp_path, "train/b.mp4", "train/a/z.AVI", "val/c.mp4", "test/d.mkv", "elsewhere/e.mp4", "f.mp4")
+    assert left_out(tmp_path, NAMED) == dict.fromkeys(("elsewhere/e.mp4", "f.mp4"), "is in no split")
     assert found(tmp_path, NAMED) == [
         ("train", "train/a/z.AVI"),
         ("train", "train/b.mp4"),
@@ -75,6 +80,9 @@ def test_loops_of_links_are_entered_once(tmp_path):
     (tmp_path / "test/self.mp4").symlink_to(tmp_path / "test/self.mp4")
     names = [name for _, name in found(tmp_path, NAMED)]
     assert names == ["train/a.mp4", "train/deep/d.mp4", "val/b.mp4", "test/c.mp4", "test/self.mp4"]
+    told = left_out(tmp_path, NAMED)
+    assert set(told) == {"train/deep/up", "val/root"}
+    assert set(told.values()) == {"is a link to a folder that is read already and was not entered again"}
 
 
 def test_linked_folders_are_followed(tmp_path):
@@ -88,6 +96,7 @@ def test_a_file_linked_twice_counts_once_in_a_split_and_never_in_two(tmp_path):
     fill(tmp_path, "train/a.mp4", "val/b.mp4", "test/c.mp4")
     (tmp_path / "train/again.mp4").symlink_to(tmp_path / "train/a.mp4")
     assert [name for _, name in found(tmp_path, NAMED)] == ["train/a.mp4", "val/b.mp4", "test/c.mp4"]
+    assert left_out(tmp_path, NAMED) == {"train/again.mp4": "is the same file as train/a.mp4"}
     (tmp_path / "test/leak.mp4").symlink_to(tmp_path / "train/a.mp4")
     with pytest.raises(InputError, match=r"test/leak\.mp4 and train/a\.mp4 .* same file, in the splits test and train"):
         found(tmp_path, NAMED)
@@ -121,13 +130,44 @@ def test_splits_that_cannot_be_made_are_refused(tmp_path):
         found(tmp_path, {"kind": "folders", "val": ["validation", "train"], "test": ["test"]})
 
 
+LISTS = {"kind": "lists", "train": "lists/train.txt", "val": "lists/val.txt", "test": "lists/test.txt"}
+
+
+def write_lists(folder: Path, train: str, val: str, test: str) -> None:
+    (folder / "lists").mkdir(exist_ok=True)
+    for name, text in {"train": train, "val": val, "test": test}.items():
+        (folder / "lists" / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+def test_lists_give_each_video_its_split_and_tell_what_is_missing_and_what_is_not_listed(tmp_path):
+    fill(tmp_path, "a b.mp4", "deep/ü.mp4", "c.mp4", "d.mp4")
+    write_lists(tmp_path, "a b.mp4\r\n\r\ngone.mp4\r\n", "deep/ü.mp4\n", "c.mp4")
+    assert found(tmp_path, LISTS) == [("train", "a b.mp4"), ("val", "deep/ü.mp4"), ("test", "c.mp4")]
+    collection = sources.find(folder_config(tmp_path, LISTS))
+    assert [(told.split, told.video) for told in collection.missing] == [("train", "gone.mp4")]
+    assert [told.video for told in collection.left_out] == ["d.mp4"]
+    assert not collection.complete
+    (tmp_path / "gone.mp4").touch()
+    assert sources.find(folder_config(tmp_path, LISTS)).complete
+
+
+def test_a_video_in_two_lists_and_a_missing_list_are_refused(tmp_path):
+    fill(tmp_path, "a.mp4", "b.mp4")
+    write_lists(tmp_path, "a.mp4\nb.mp4", "", "b.mp4")
+    with pytest.raises(InputError, match=r"b\.mp4 is listed for train and for test"):
+        found(tmp_path, LISTS)
+    (tmp_path / "lists/val.txt").unlink()
+    with pytest.raises(InputError, match=r"the list .*val\.txt does not exist; put it there"):
+        found(tmp_path, LISTS)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"split": {"kind": "folders", "val": ["a"], "test": ["a"]}}, "a is listed for val and for test"),
         ({"split": {"kind": "hash", "val": 0.5, "test": 0.5}}, "leave nothing to train"),
         ({"split": {"kind": "hash", "val": -0.1, "test": 0.5}}, "greater than or equal to 0"),
-        ({"split": {"kind": "random"}}, "'named', 'folders', 'hash'"),
+        ({"split": {"kind": "random"}}, "'named', 'folders', 'hash', 'lists'"),
         ({"step": 0}, "step is 0"),
         ({"resolution": [64, 0]}, r"resolution\.1 is 0"),
         ({"max_rejected": 1.5}, "less than or equal to 1"),

@@ -162,6 +162,60 @@ def test_a_width_that_decord_trips_over_is_still_read(tmp_path: Path) -> None:
     assert torch.equal(video.read(tmp_path / "clip.mp4", (32, 48)).frames, truth(tmp_path / "clip.mp4"))
 
 
+def packets(codec: str, size: tuple[int, int], pixels: str, frames: int, gop: int) -> list[av.Packet]:
+    """A film as an encoder gives it, for a container that another encoder fills too."""
+    context = av.CodecContext.create(codec, "w")
+    context.height, context.width, context.pix_fmt = *size, pixels
+    context.time_base, context.framerate, context.gop_size = Fraction(1, 25), Fraction(25), gop
+    made: list[av.Packet] = []
+    for number, picture in enumerate(film(frames, *size).permute(0, 2, 3, 1).contiguous().numpy()):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts, frame.time_base = number, Fraction(1, 25)
+        made += context.encode(frame)
+    return made + context.encode()
+
+
+@pytest.mark.parametrize(
+    ("codec", "form", "pixels"),
+    [("mjpeg", "avi", "yuvj420p"), ("mpeg4", "avi", "yuv420p"), ("libx264", "matroska", "yuv420p")],
+)
+def test_pictures_whose_size_changes_are_told_and_each_is_fitted(tmp_path: Path, codec, form, pixels) -> None:
+    path, sizes = tmp_path / "film", ((48, 64), (64, 96))
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=Fraction(25))
+        (stream.height, stream.width), stream.pix_fmt = sizes[0], pixels
+        for part, size in enumerate(sizes):
+            for packet in packets(codec, size, pixels, 10, 5):
+                copy = av.Packet(bytes(packet))
+                copy.stream, copy.time_base, copy.is_keyframe = stream, Fraction(1, 25), packet.is_keyframe
+                copy.pts, copy.dts = packet.pts + 10 * part, packet.dts + 10 * part
+                container.mux(copy)
+    read = video.read(path, (48, 64))
+    assert (read.sizes, read.reader, len(read.frames)) == (sizes, "av", 20)
+    assert psnr(read.frames[:10], film(10)) > 25
+    assert psnr(read.frames[10:], video.fit(film(10, 64, 96), (48, 64))) > 25
+
+
+def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path: Path) -> None:
+    encode(tmp_path / "whole.mp4", "mpeg4", "mp4", film(100))  # a frame in twelve stands for itself
+    start = 30
+    with av.open(str(tmp_path / "whole.mp4")) as whole, av.open(str(tmp_path / "cut.mp4"), "w") as cut:
+        stream = whole.streams.video[0]
+        copy = cut.add_stream_from_template(stream)
+        tick = int(1 / (25 * stream.time_base))
+        started = False
+        for packet in whole.demux(stream):
+            started |= packet.is_keyframe and packet.dts is not None and packet.dts >= 20 * tick
+            if started and packet.dts is not None:
+                packet.pts, packet.dts = packet.pts - start * tick, packet.dts - start * tick
+                packet.stream = copy
+                cut.mux(packet)
+    read = video.read(tmp_path / "cut.mp4", (48, 64))
+    assert (read.reader, len(read.frames)) == ("av", 100 - start)
+    assert read.declared > 100 - start
+    assert psnr(read.frames, film(100)[start:]) > 25
+
+
 def test_repeated_frames_are_counted(tmp_path: Path) -> None:
     clip = film(10)[[0, 1, 1, 2, 2, 2, 3, 4, 5, 6]]
     encode(tmp_path / "film.mkv", "ffv1", "matroska", clip, "bgr0")

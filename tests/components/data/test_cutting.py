@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from components import config
-from components.data import clips, sources, video
-from components.data.clips import Clips, ShardReport
+from components.data import cutting, sources, video
+from components.data.clips import Clips
+from components.data.cutting import ShardReport
 from components.data.sources import FolderConfig
 from components.errors import InputError
 
@@ -62,8 +63,9 @@ def videos(films, tmp_path):
 
 
 def make(out, choices, turn=1):
-    work = clips.jobs(sources.find(choices), choices)[::turn]
-    return clips.finish(out, [clips.write_shard(job, choices, out) for job in work], choices)
+    found, state = sources.find(choices), out.with_name(f"{out.name}-state")
+    work = cutting.jobs(found.videos, choices)[::turn]
+    return cutting.finish(out, state, [cutting.write_shard(job, choices, state) for job in work], found, choices)
 
 
 def content(folder):
@@ -98,16 +100,16 @@ def test_a_stride_skips_frames_and_the_step_counts_frames_of_the_video(videos, t
 )
 def test_a_video_is_too_short_only_where_no_clip_fits(videos, tmp_path, frames, stride, reason):
     choices = folder_config(videos, frames=frames, stride=stride)
-    job = clips.jobs(sources.find(choices), choices)[-1]
-    report = clips.write_shard(job, choices, tmp_path)
+    job = cutting.jobs(sources.find(choices).videos, choices)[-1]
+    report = cutting.write_shard(job, choices, tmp_path)
     assert [finding.reason for finding in report.rejections] == ([reason] if reason else [])
     assert len(report.clips) == (0 if reason else 1)
 
 
 def test_jobs_hold_every_video_once_and_never_two_splits(films):
     choices = folder_config(films)
-    found = sources.find(choices)
-    work = clips.jobs(found[::-1], choices)
+    found = sources.find(choices).videos
+    work = cutting.jobs(found[::-1], choices)
     assert [(job.split, job.index, len(job.videos)) for job in work] == [
         ("train", 0, 2),
         ("train", 1, 1),
@@ -156,7 +158,7 @@ def test_the_hash_follows_the_clips_and_how_they_were_cut(videos, tmp_path):
 def test_a_report_survives_json_and_pickle(videos, tmp_path):
     choices = folder_config(videos)
     (videos / "train/a.mp4").write_bytes(b"")
-    report = clips.write_shard(clips.jobs(sources.find(choices), choices)[0], choices, tmp_path)
+    report = cutting.write_shard(cutting.jobs(sources.find(choices).videos, choices)[0], choices, tmp_path)
     assert report.rejections
     assert config.parse(ShardReport, json.loads(json.dumps(config.plain(report))), where="report") == report
     assert pickle.loads(pickle.dumps(report)) == report
@@ -219,15 +221,50 @@ def test_nothing_left_to_train_fails_whatever_is_allowed(videos, tmp_path):
     assert (tmp_path / "out/rejected.html").exists()
 
 
-def test_a_video_that_is_there_twice_is_kept_and_told(videos, tmp_path):
-    shutil.copy(videos / "train/a.mp4", videos / "test/copy.mp4")
+def test_a_video_that_is_there_twice_in_a_split_is_kept_and_told(videos, tmp_path):
+    shutil.copy(videos / "test/e.mp4", videos / "test/copy.mp4")
     assert make(tmp_path / "out", folder_config(videos))["videos_doubtful"] == 1
     listed = json.loads((tmp_path / "out/rejected.json").read_text())
     assert listed["rejected"] == []
-    assert listed["doubtful"] == [
-        {"split": "test", "video": "test/copy.mp4", "reason": "has the same clips as train/a.mp4 in train"}
-    ]
-    assert len(Clips.open(tmp_path / "out", "test")) == 3 - 1 + 1
+    reason = "has the same frames as test/copy.mp4 in test"
+    assert listed["doubtful"] == [{"kind": "duplicate", "split": "test", "video": "test/e.mp4", "reason": reason}]
+    assert len(Clips.open(tmp_path / "out", "test")) == 2
+
+
+def test_a_video_that_is_in_two_splits_stays_in_the_one_that_is_scored(videos, tmp_path):
+    shutil.copy(videos / "train/a.mp4", videos / "test/copy.mp4")
+    shutil.copy(videos / "train/deep/c.mp4", videos / "val/copy.mp4")
+    numbers = make(tmp_path / "out", folder_config(videos, max_rejected=0.5))
+    assert (numbers["videos_rejected"], numbers["videos_duplicate"]) == (2, 2)
+    listed = json.loads((tmp_path / "out/rejected.json").read_text())
+    assert {told["video"]: told["reason"] for told in listed["rejected"]} == {
+        "train/a.mp4": "has the same frames as test/copy.mp4 in test, which keeps it",
+        "train/deep/c.mp4": "has the same frames as val/copy.mp4 in val, which keeps it",
+    }
+    train, test = (Clips.open(tmp_path / "out", split) for split in ("train", "test"))
+    assert [train.name(index) for index in range(len(train))] == ["train/b & <b>.mp4@0", "train/b & <b>.mp4@4"]
+    frames = video.read(videos / "train/b & <b>.mp4", (16, 24)).frames
+    assert torch.equal(train.read([1])[0], frames[4:9])
+    train.verify()
+    assert {test.name(index).split("@")[0] for index in range(len(test))} == {"test/copy.mp4", "test/e.mp4"}
+
+
+def test_odd_videos_are_told_and_the_rest_is_kept(videos, tmp_path):
+    video.write(videos / "train/one frame.mp4", film(3, 1), 10)
+    (videos / "train/深い ö & ü").mkdir()
+    video.write(videos / "train/深い ö & ü/é 1.mp4", film(4, 5), 10)
+    (videos / "train/loop").symlink_to(videos / "train")
+    (videos / "val/self.mp4").symlink_to(videos / "val/self.mp4")
+    numbers = make(tmp_path / "out", folder_config(videos))
+    assert (numbers["videos_rejected"], numbers["videos_short"], numbers["videos_left_out"]) == (2, 1, 1)
+    listed = json.loads((tmp_path / "out/rejected.json").read_text())
+    assert {told["video"]: (told["kind"], told["reason"]) for told in listed["rejected"]} == {
+        "train/one frame.mp4": ("short", "has 1 frame, a clip needs 5"),
+        "val/self.mp4": ("broken", "does not exist"),
+    }
+    assert [told["video"] for told in listed["left_out"]] == ["train/loop"]
+    train = Clips.open(tmp_path / "out", "train")
+    assert "train/深い ö & ü/é 1.mp4@0" in [train.name(index) for index in range(len(train))]
 
 
 def test_a_video_that_mostly_stands_still_is_kept_and_told(videos, tmp_path):
@@ -270,9 +307,11 @@ def test_real_recordings_become_clips(tmp_path):
     split = {"kind": "folders", "val": labs[:1], "test": labs[1:2]}
     choices = folder_config(DROID, split=split, frames=17, step=17, resolution=[64, 64], shard=3)
     found = sources.find(choices)
-    assert len(found) == len(list(DROID.rglob("*.mp4")))
-    work = [job for job in clips.jobs(found, choices) if job.index == 0]
-    numbers = clips.finish(tmp_path, [clips.write_shard(job, choices, tmp_path) for job in work], choices)
+    assert len(found.videos) == len(list(DROID.rglob("*.mp4")))
+    work = [job for job in cutting.jobs(found.videos, choices) if job.index == 0]
+    state = tmp_path / "state"
+    reports = [cutting.write_shard(job, choices, state) for job in work]
+    numbers = cutting.finish(tmp_path, state, reports, found, choices)
     assert (numbers["videos"], numbers["videos_rejected"]) == (9, 0)
     assert all(numbers[f"clips_{part}"] >= 3 for part in ("train", "val", "test"))
     assert Clips.open(tmp_path, "test").read([0, 1]).float().std() > 10

@@ -1,0 +1,114 @@
+"""Videos and frames a second of preprocessing, against bare decord reading the same files in as many processes.
+
+`python -m benchmarks.preprocess FOLDER --counts 100 300 900` prints a table. Bare decord decodes every frame of every
+file in order and keeps nothing; preprocessing looks at the container, decodes, resizes, cuts, hashes and writes.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import torch
+
+from components.data import cutting, sources
+from components.data.cutting import ShardJob
+from components.data.sources import FolderConfig
+
+CHUNK = 64  # frames
+
+
+def decode(job: ShardJob) -> int:
+    """The frames of a job's videos, decoded by decord alone."""
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    count = 0
+    for source in job.videos:
+        reader = decord.VideoReader(str(source.path), num_threads=1)
+        for start in range(0, len(reader), CHUNK):
+            count += len(reader.get_batch(range(start, min(start + CHUNK, len(reader)))).asnumpy())
+    return count
+
+
+def memory() -> float:
+    """The largest resident set of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def start_worker() -> None:
+    torch.set_num_threads(1)
+
+
+def timed(work: Callable[[ShardJob], Any], jobs: Sequence[ShardJob], workers: int) -> tuple[float, list[Any], float]:
+    """Seconds, results and the peak memory of the largest worker; starting the workers does not count."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
+        list(pool.map(time.sleep, [1.0] * workers))  # every worker is up
+        began = time.perf_counter()
+        results = list(pool.map(work, jobs))
+        seconds = time.perf_counter() - began
+        peak = max(future.result() for future in [pool.submit(memory) for _ in range(4 * workers)])
+    return seconds, results, peak
+
+
+def measure(folder: Path, count: int, workers: int, repeats: int, side: int) -> dict[str, float]:
+    """Both ways in turn, so that a busy machine is as busy for the one as for the other; medians."""
+    config = FolderConfig(
+        kind="folder",
+        path=str(folder),
+        split=sources.HashSplit(kind="hash", val=0.0, test=0.0),
+        frames=17,
+        stride=1,
+        step=17,
+        resolution=(side, side),
+        shard=8,
+        max_rejected=1.0,
+    )
+    jobs = cutting.jobs(sources.find(config).videos[:count], config)
+    bare, ours, peaks = [], [], []
+    frames = clips = 0
+    for _ in range(repeats):
+        seconds, results, _ = timed(decode, jobs, workers)
+        bare.append(seconds)
+        frames = sum(results)
+        with tempfile.TemporaryDirectory() as state:
+            work = partial(cutting.write_shard, config=config, state=Path(state))
+            seconds, reports, peak = timed(work, jobs, workers)
+        ours.append(seconds)
+        peaks.append(peak)
+        clips = sum(len(report.clips) for report in reports)
+    return {
+        "videos": sum(len(job.videos) for job in jobs),
+        "frames": frames,
+        "decord, frames/s": frames / median(bare),
+        "ours, frames/s": frames / median(ours),
+        "ours, clips/s": clips / median(ours),
+        "share of decord": median(one / other for one, other in zip(bare, ours, strict=True)),
+        "seconds": median(ours),
+        "peak memory of a worker, MiB": max(peaks),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--counts", type=int, nargs="+", default=[100, 300, 900])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--resolution", type=int, default=64, help="pixels of a side of the clips")
+    options = parser.parse_args()
+    chosen = (options.workers, options.repeats, options.resolution)
+    rows = [measure(options.folder, count, *chosen) for count in options.counts]
+    print(pd.DataFrame(rows).to_string(index=False, float_format=lambda number: f"{number:.4g}"))
+
+
+if __name__ == "__main__":
+    main()

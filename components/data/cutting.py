@@ -1,0 +1,277 @@
+"""Clips cut out of videos, in shards made one by one, so that a run that was killed goes on where it was.
+
+A clip is `frames` frames of a video, every `stride`-th, so it spans (frames - 1) stride + 1 frames of the video; clips
+of a video start at frames 0, step, 2 step, ... as long as they fit.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from components import config as configs
+from components.config import Config
+from components.data import clips, findings, shards, video
+from components.data.clips import ClipsManifest
+from components.data.collection import Collection, Finding, Source
+from components.data.shards import SPLITS, Shard, Split
+from components.data.sources import DatasetConfig
+from components.errors import InputError
+
+# what does not change the clips: where the videos lie, and how many bad or missing ones are borne with
+_NOT_CONTENT: Final = ("path", "max_rejected", "require_complete")
+_MOST_REPEATED: Final = (
+    0.25  # share of frames like the one before; more is doubtful, though a still scene may be genuine
+)
+_LENGTH_TOLERANCE: Final = 0.05  # of the frames that a length in seconds promises
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJob:
+    """The videos of one shard: one independent piece of work."""
+
+    split: Split
+    index: int
+    videos: tuple[Source, ...]
+
+
+class Cut(Config):
+    """Where a clip comes from: its video, and the number of its first frame there."""
+
+    video: str
+    first_frame: int
+
+
+class ShardReport(Config):
+    """What became of a job: plain data, to be pickled or kept as JSON. `shard` is None where no video was good."""
+
+    split: Split
+    index: int
+    videos: int
+    shard: Shard | None
+    clips: tuple[Cut, ...]
+    rejections: tuple[Finding, ...]
+    doubts: tuple[Finding, ...]  # of good videos
+    digests: dict[str, str]  # good videos, and the sha256 of all their frames
+
+
+def jobs(sources: Sequence[Source], config: DatasetConfig) -> tuple[ShardJob, ...]:
+    """The work in pieces of `config.shard` videos, by split and name; a piece is held in memory as a whole."""
+    pieces = []
+    for split in SPLITS:
+        videos = sorted((source for source in sources if source.split == split), key=lambda source: source.name)
+        starts = range(0, len(videos), config.shard)
+        pieces += [
+            ShardJob(split, index, tuple(videos[start : start + config.shard])) for index, start in enumerate(starts)
+        ]
+    return tuple(pieces)
+
+
+def write_shard(job: ShardJob, config: DatasetConfig, state: Path) -> ShardReport:
+    """Decode the videos of a job, each once and in order, and write their clips as one shard of uint8 "b f c h w".
+
+    What became of it stands beside the shard when that is whole, for `finished`.
+    """
+    stamp = _stamp(job, config)
+    cuts: list[Cut] = []
+    rows: list[UInt8[Tensor, "b f c h w"]] = []
+    rejections: list[Finding] = []
+    doubts: list[Finding] = []
+    digests: dict[str, str] = {}
+    for source in job.videos:
+        try:
+            film = source.read(config.resolution)
+        except InputError as error:
+            rejections.append(Finding(kind="broken", split=job.split, video=source.name, reason=_reason(error, source)))
+            continue
+        first_frames = _first_frames(len(film.frames), config)
+        if not first_frames:
+            reason = _too_short(len(film.frames), config)
+            rejections.append(Finding(kind="short", split=job.split, video=source.name, reason=reason))
+            continue
+        doubts += [Finding(kind="suspicious", split=job.split, video=source.name, reason=r) for r in _doubts(film)]
+        cuts += [Cut(video=source.name, first_frame=first) for first in first_frames]
+        span = _span(config)
+        rows.append(torch.stack([film.frames[first : first + span : config.stride] for first in first_frames]))
+        digests[source.name] = hashlib.sha256(film.frames.numpy().tobytes()).hexdigest()
+    report = ShardReport(
+        split=job.split,
+        index=job.index,
+        videos=len(job.videos),
+        shard=shards.write_rows(state, job.split, job.index, torch.cat(rows)) if rows else None,
+        clips=tuple(cuts),
+        rejections=tuple(rejections),
+        doubts=tuple(doubts),
+        digests=digests,
+    )
+    shards.write_json(_journal(state, job), {"stamp": stamp, "report": configs.plain(report)})
+    return report
+
+
+def finished(job: ShardJob, config: DatasetConfig, state: Path) -> ShardReport | None:
+    """What became of a job that was done before for the same videos and choices by the same code; else None."""
+    path = _journal(state, job)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["stamp"] != _stamp(job, config):
+            return None
+        report = configs.parse(ShardReport, content["report"], where=str(path))
+        whole = report.shard is None or shards.sha256(state / report.shard.file) == report.shard.sha256
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return None
+    return report if whole else None
+
+
+def _journal(state: Path, job: ShardJob) -> Path:
+    return state / f"{job.split}-{job.index:05d}.json"
+
+
+def _stamp(job: ShardJob, config: DatasetConfig) -> str:
+    """What the clips of a job depend on: the choices, the code, and the files by name, size and time of writing."""
+    return configs.fingerprint({"cut": _content(config), "code": _code(), "videos": [_state_of(s) for s in job.videos]})
+
+
+def _state_of(source: Source) -> list[Any]:
+    facts = source.path.stat() if source.path.exists() else None
+    return [repr(source), facts and facts.st_size, facts and facts.st_mtime_ns]
+
+
+def _code() -> str:
+    """The text of this folder's modules."""
+    texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()
+
+
+def _content(config: DatasetConfig) -> dict[str, Any]:
+    return {name: choice for name, choice in configs.plain(config).items() if name not in _NOT_CONTENT}
+
+
+def _reason(error: InputError, source: Source) -> str:
+    """What is wrong, without the path (the report names the video) and without the advice (there is one for all)."""
+    return str(error).removeprefix(f"{source.path} ").partition("; ")[0]
+
+
+def _span(config: DatasetConfig) -> int:
+    return (config.frames - 1) * config.stride + 1
+
+
+def _first_frames(count: int, config: DatasetConfig) -> range:
+    return range(0, count - _span(config) + 1, config.step)
+
+
+def _too_short(count: int, config: DatasetConfig) -> str:
+    spaced = f" ({config.frames} of every {config.stride})" if config.stride > 1 else ""
+    return f"has {count} {'frame' if count == 1 else 'frames'}, a clip needs {_span(config)}{spaced}"
+
+
+def _doubts(film: video.Video) -> list[str]:
+    """What may be wrong with a video that can be read."""
+    told = []
+    if film.repeated > _MOST_REPEATED:
+        told.append(f"repeats {film.repeated:.0%} of its frames")
+    promised, count = film.duration * film.fps, len(film.frames)
+    if promised and abs(count - promised) > max(1.5, _LENGTH_TOLERANCE * promised):
+        told.append(f"has {count} frames, but its {film.duration:.3g} s promise {promised:.0f}")
+    if len(film.sizes) > 1:
+        told.append(f"changes its resolution: {', then '.join(f'{w} x {h}' for h, w in film.sizes)}")
+    return told
+
+
+def finish(
+    out: Path, state: Path, reports: Iterable[ShardReport], collection: Collection, config: DatasetConfig
+) -> dict[str, float]:
+    """Move the shards from `state` to `out` and describe them: the same bytes for any order of the reports.
+
+    A video whose frames are those of another in another split stays in one of the two. Returns the numbers of videos,
+    clips and so on. Raises InputError, after rejected.json and rejected.html are written, if more than `max_rejected`
+    of the videos are rejected or no clip is left to train.
+    """
+    reports = sorted(reports, key=lambda report: (SPLITS.index(report.split), report.index))
+    leaked, repeated = _duplicates(reports)
+    told = findings.Findings(
+        videos=sum(report.videos for report in reports),
+        rejected=tuple(finding for report in reports for finding in report.rejections) + leaked,
+        doubtful=tuple(finding for report in reports for finding in report.doubts) + repeated,
+    )
+    findings.write(out, told, collection)
+    gone = {finding.video for finding in leaked}
+    kept = [_without(report, gone) for report in reports]
+    left = sum(len(rows) for report, rows in kept if report.split == "train")
+    findings.check(out, told, left, config.max_rejected)
+    present = shards.ordered(_moved(report, rows, state, out) for report, rows in kept)
+    counts = shards.counts(present)
+    manifest = ClipsManifest(
+        shards=present,
+        counts=counts,
+        files={clips.INDEX: _write_index(out, [report for report, _ in kept])},
+        frames=config.frames,
+        size=config.resolution,
+        channels="rgb",
+        cut=_content(config),
+    )
+    shards.write_manifest(out, manifest)
+    return {
+        **findings.numbers(told, collection),
+        **{f"clips_{split}": float(count) for split, count in counts.items()},
+        "megabytes": sum(shard.bytes for shard in present) / 1e6,
+    }
+
+
+def _duplicates(reports: Sequence[ShardReport]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Videos with the frames of another: in another split, where they may not stay, and in the same.
+
+    The last split has them, test before val before train: what is scored stays as it was given.
+    """
+    alike: dict[str, list[tuple[Split, str]]] = {}
+    for report in reports:
+        for name, digest in report.digests.items():
+            alike.setdefault(digest, []).append((report.split, name))
+    leaked, repeated = [], []
+    for twins in alike.values():
+        home = max((split for split, _ in twins), key=SPLITS.index)
+        first = next(name for split, name in twins if split == home)
+        for split, name in twins:
+            if split != home:
+                reason = f"has the same frames as {first} in {home}, which keeps it"
+                leaked.append(Finding(kind="duplicate", split=split, video=name, reason=reason))
+            elif name != first:
+                reason = f"has the same frames as {first} in {home}"
+                repeated.append(Finding(kind="duplicate", split=split, video=name, reason=reason))
+    return tuple(leaked), tuple(repeated)
+
+
+def _without(report: ShardReport, gone: set[str]) -> tuple[ShardReport, list[int]]:
+    """A report without the clips of some videos, and the rows of its shard that are left."""
+    rows = [row for row, cut in enumerate(report.clips) if cut.video not in gone]
+    return report.model_copy(update={"clips": tuple(report.clips[row] for row in rows)}), rows
+
+
+def _moved(report: ShardReport, rows: list[int], state: Path, out: Path) -> Shard | None:
+    """The shard in its place, with these rows alone; None if there are none."""
+    if report.shard is None or not rows:
+        return None
+    if len(rows) == report.shard.rows:
+        shards.move(state / report.shard.file, out)
+        return report.shard
+    return shards.write_rows(out, report.split, report.index, shards.load(state / report.shard.file)[rows])
+
+
+def _write_index(out: Path, reports: Sequence[ShardReport]) -> str:
+    """Write clips.csv, one line a clip; `clip` counts within a split, `row` within a shard. Returns its sha256."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(clips.COLUMNS)
+    numbers = dict.fromkeys(SPLITS, 0)
+    for report in reports:
+        for row, cut in enumerate(report.clips):
+            writer.writerow((numbers[report.split], report.split, report.index, row, cut.video, cut.first_frame))
+            numbers[report.split] += 1
+    return shards.write_text(out / clips.INDEX, text.getvalue())
