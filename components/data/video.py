@@ -180,6 +180,8 @@ def _probe(path: Path) -> _Header:
                 raise InputError(f"{path} is not a video; remove it")
             if not streams:
                 raise InputError(f"{path} holds no pictures, only sound; remove it")
+            if streams[0].codec_context is None:  # damage can hide which codec it is
+                raise InputError(f"{path} is damaged or in an unknown codec; copy it again or remove it")
             return _header(container, streams[0])
     except PermissionError:
         raise InputError(f"{path} may not be read; change its permissions") from None
