@@ -9,7 +9,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,8 +39,9 @@ def decode(job: ShardJob) -> int:
     return count
 
 
-def memory() -> float:
+def memory(_: int) -> float:
     """The largest resident set of this process so far, in MiB."""
+    time.sleep(0.2)  # so that every worker is asked
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -48,15 +49,11 @@ def start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def timed(work: Callable[[ShardJob], Any], jobs: Sequence[ShardJob], workers: int) -> tuple[float, list[Any], float]:
-    """Seconds, results and the peak memory of the largest worker; starting the workers does not count."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
-        list(pool.map(time.sleep, [1.0] * workers))  # every worker is up
-        began = time.perf_counter()
-        results = list(pool.map(work, jobs))
-        seconds = time.perf_counter() - began
-        peak = max(future.result() for future in [pool.submit(memory) for _ in range(4 * workers)])
-    return seconds, results, peak
+def timed(pool: Executor, work: Callable[[ShardJob], Any], jobs: Sequence[ShardJob]) -> tuple[float, list[Any]]:
+    """Seconds and results."""
+    began = time.perf_counter()
+    results = list(pool.map(work, jobs))
+    return time.perf_counter() - began, results
 
 
 def measure(folder: Path, count: int, workers: int, repeats: int, side: int) -> dict[str, float]:
@@ -73,18 +70,19 @@ def measure(folder: Path, count: int, workers: int, repeats: int, side: int) -> 
         max_rejected=1.0,
     )
     jobs = cutting.jobs(sources.find(config).videos[:count], config)
-    bare, ours, peaks = [], [], []
+    bare, ours = [], []
     frames = clips = 0
-    for _ in range(repeats):
-        seconds, results, _ = timed(decode, jobs, workers)
-        bare.append(seconds)
-        frames = sum(results)
-        with tempfile.TemporaryDirectory() as state:
-            work = partial(cutting.write_shard, config=config, state=Path(state))
-            seconds, reports, peak = timed(work, jobs, workers)
-        ours.append(seconds)
-        peaks.append(peak)
-        clips = sum(len(report.clips) for report in reports)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
+        list(pool.map(memory, range(workers)))  # every worker is up
+        for _ in range(repeats):
+            seconds, results = timed(pool, decode, jobs)
+            bare.append(seconds)
+            frames = sum(results)
+            with tempfile.TemporaryDirectory() as state:
+                seconds, reports = timed(pool, partial(cutting.write_shard, config=config, state=Path(state)), jobs)
+            ours.append(seconds)
+            clips = sum(len(report.clips) for report in reports)
+        peak = max(pool.map(memory, range(workers)))
     return {
         "videos": sum(len(job.videos) for job in jobs),
         "frames": frames,
@@ -93,7 +91,7 @@ def measure(folder: Path, count: int, workers: int, repeats: int, side: int) -> 
         "ours, clips/s": clips / median(ours),
         "share of decord": median(one / other for one, other in zip(bare, ours, strict=True)),
         "seconds": median(ours),
-        "peak memory of a worker, MiB": max(peaks),
+        "peak memory of a worker, MiB": peak,
     }
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 
 from components import checkpoint
 from components.autoencoders import trained
@@ -34,7 +35,7 @@ def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run)
     train = Clips.open(clips, "train")
     manifest = read_manifest(ClipsManifest, clips)
     # the clips' hash covers both; they stand here too so that a stale cache can say what differs
-    settings = {"preprocessing": manifest.cut, "plan": manifest.files[INDEX]}
+    settings: dict[str, JsonValue] = {"preprocessing": manifest.cut, "plan": manifest.files[INDEX]}
     key = LatentKey(autoencoder=checkpoint.identity(autoencoder), clips=train.hash, settings=settings)
     counts = manifest.counts
     reports = []

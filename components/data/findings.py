@@ -74,8 +74,10 @@ def check(out: Path, told: Findings, clips_left: int, most: float) -> None:
     for finding in told.rejected:
         kinds[re.sub(r"\d+", "0", finding.reason)].append(finding)
     commonest = max(kinds.values(), key=len, default=[])
-    example = f", most of them ({len(commonest)}) like {commonest[0].video}, which {commonest[0].reason}"
-    rejected = f"{len(told.rejected)} of {told.videos} videos are rejected{example if commonest else ''}"
+    like = (
+        f", most of them ({len(commonest)}) like {commonest[0].video}, which {commonest[0].reason}" if commonest else ""
+    )
+    rejected = f"{len(told.rejected)} of {told.videos} videos are rejected{like}"
     advice = f"see {out / 'rejected.html'} and repair or remove them"
     if not clips_left:
         raise InputError(f"no clip is left to train: {rejected}; {advice}")

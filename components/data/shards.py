@@ -10,7 +10,8 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -62,12 +63,10 @@ def write_rows(out: Path, split: Split, index: int, rows: Shaped[Tensor, "b ..."
     """Write out/<split>-<index>.safetensors, whole or not at all, and describe it. Raises InputError if it cannot."""
     path = out / f"{split}-{index:05d}.safetensors"
     aside = path.with_name(f".{path.name}.partial")
-    try:
+    with _writing(path):
         out.mkdir(parents=True, exist_ok=True)
         save_file({_TENSOR: rows.contiguous()}, aside)
         os.replace(aside, path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be written ({_told(error)}); make room there or give permission") from None
     return Shard(
         split=split,
         index=index,
@@ -85,24 +84,32 @@ def load(path: Path) -> Shaped[Tensor, "b ..."]:
 
 def move(path: Path, folder: Path) -> None:
     """Move a shard into another folder, which may lie on another disk. Raises InputError if it cannot be written."""
-    try:
+    with _writing(folder):
         shutil.move(path, folder / path.name)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({_told(error)}); make room there or give permission") from None
 
 
 def write_text(path: Path, text: str) -> str:
-    """Write a text file, whole or not at all, and return its sha256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a text file, whole or not at all, and return its sha256. Raises InputError if it cannot."""
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8", newline="")
-    os.replace(aside, path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8", newline="")
+        os.replace(aside, path)
     return sha256(path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> str:
     """Write a JSON file, whole or not at all, and return its sha256."""
     return write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full or read-only disk as one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be written ({_told(error)}); make room there or give permission") from None
 
 
 def _told(error: Exception) -> str:
