@@ -59,7 +59,7 @@ def text(name: str, recipe: RecipeConfig, clip: Tensor, planned: Plan, rates: li
         ("tokens", f"{height * width} a frame, {tokens} predicted in a step, {tokens * recipe.steps:.3g} in all"),
         ("a step", f"{planned.flops / 1e12:.3g} TFLOP over {recipe.workers} workers, the mean over random masks"),
         ("", f"{_mib(2 * planned.read)} read (means and variances), {_mib(planned.exchanged)} sent by each worker"),
-        ("memory", f"{_mib(memory)} on each worker with {planned.clips} clips at once, without what torch itself takes"),
+        ("memory", f"{_mib(memory)} on each worker with {planned.clips} clips at once, besides torch itself"),
         ("", _list({name: _mib(size) for name, size in planned.memory.items() if size})),
         ("steps", f"{recipe.steps}, and a checkpoint of {_mib(planned.checkpoint)} every {recipe.checkpoint_every}"),
         ("hours", _list({f"at {rate:g} TFLOP/s a worker": _hours(planned, recipe, rate) for rate in rates})),

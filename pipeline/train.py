@@ -82,7 +82,7 @@ def model_of(config: CanvasMARConfig, phase: Phase) -> CanvasMARConfig:
         return config
     canvas = getattr(config, "canvas", None)
     if canvas is None:
-        raise InputError(f"{phase.name} sets {' and '.join(phase.noise)}, but the model has no canvas; set them to null")
+        raise InputError(f"{phase.name} sets {' and '.join(phase.noise)}, but the model has no canvas; use null there")
     return config.model_copy(update={"canvas": canvas.model_copy(update=phase.noise)})
 
 

@@ -11,8 +11,8 @@ from components.config import Config, plain
 from components.errors import InputError
 from components.nn.from_timm import param_groups_weight_decay
 
-
-MOVABLE: Final = ("workers", "micro_batch", "activation_checkpointing", "compile", "keep")  # how a training is carried out, and not what comes of it
+# how a training is carried out, and not what comes of it
+MOVABLE: Final = ("workers", "micro_batch", "activation_checkpointing", "compile", "keep")
 
 
 class StartConfig(Config):

@@ -14,8 +14,8 @@ from tests.behaviour.conftest import tiny_config
 
 def recipe(**changes: Any) -> RecipeConfig:
     whole = {
-        "seed": 0, "steps": 100, "batch": 4, "micro_batch": None, "learning_rate": 0.5, "schedule": "cosine", "warmup": 10,
-        "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32",
+        "seed": 0, "steps": 100, "batch": 4, "micro_batch": None, "learning_rate": 0.5, "schedule": "cosine",
+        "warmup": 10, "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32",
         "activation_checkpointing": False, "compile": False, "workers": 1, "log_every": 10,
         "validate_every": 50, "validation_clips": 4, "checkpoint_every": 50, "keep": 2, "start": None, "phases": [],
     }  # fmt: skip
