@@ -12,7 +12,7 @@ from components.config import Config, fingerprint
 from components.data.latents import Latents, sample, standardise
 from components.data.loading import ReadAhead, sample_ids, share
 from components.errors import InputError
-from components.models.canvasmar import CanvasMARConfig
+from components.models.kinds import ModelConfig
 from components.models.trained import Trained
 from components.randomness import Stream, derive
 from components.tracking import Run
@@ -27,7 +27,7 @@ from pipeline.fitting import FitJob
 class Params(Config):
     """The model and its recipe."""
 
-    model: CanvasMARConfig
+    model: ModelConfig
     recipe: RecipeConfig
 
 
@@ -37,7 +37,7 @@ def batch(latents: Latents, moments: Tensor, stream: Stream) -> Tensor:
     return standardise(sample(moments, noise), latents.mean, latents.std)
 
 
-def make(config: CanvasMARConfig, recipe: RecipeConfig, folder: Path, worker: Worker) -> tuple[Training, Data]:
+def make(config: ModelConfig, recipe: RecipeConfig, folder: Path, worker: Worker) -> tuple[Training, Data]:
     """One worker's part of the training."""
     torch.manual_seed(derive(recipe.seed, "model"))
     model = config.build().to(worker.device)
@@ -58,7 +58,7 @@ def make(config: CanvasMARConfig, recipe: RecipeConfig, folder: Path, worker: Wo
     return Training(model, worker.parallel, recipe), Data(batches, validation)
 
 
-def check(config: CanvasMARConfig, latents: Latents, folder: Path) -> None:
+def check(config: ModelConfig, latents: Latents, folder: Path) -> None:
     """Raises InputError if the model does not fit the latents."""
     if config.latent != latents.shape[1:]:
         raise InputError(
