@@ -1,6 +1,7 @@
 """Eq. 3: one frame, set by set."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,7 @@ class SamplerConfig(Config):
     canvas_scale: float  # w_s of Eq. 9; without a canvas it has nothing to act on
     frame_noise: float  # r at inference, Eq. 11
     canvas_noise: float  # r' at inference, Eq. 12
+    late_temperature: float  # of the tokens' noise, from 1 at the first frame towards this (VideoMAR: 0.9); 1 is none
 
     def check(self) -> None:
         """Raises InputError for values that no sampler can have."""
@@ -33,6 +35,15 @@ class SamplerConfig(Config):
         for name in ("frame_noise", "canvas_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"sampler.{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if not 0 < self.late_temperature <= 1:
+            raise InputError(f"sampler.late_temperature is {self.late_temperature}; it must be above 0 and at most 1")
+
+    def heat(self, frame: int) -> float:
+        """VideoMAR's progressive temperature of the frame generated as number 0, 1, ...: 1, 0.91, 0.901, ... to 0.9.
+
+        A flow head has no noise but what it starts from, and so this scales the Gaussian numbers at time 1.
+        """
+        return self.late_temperature + (1 - self.late_temperature) * 0.1**frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +56,10 @@ class Frame:
     order: Int[Tensor, "b n"]  # the step at which each token of the grid was generated
 
 
-def sample_frame(model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig) -> Frame:
-    """The next frame after `memory`; chance comes from the stream alone.
+def sample_frame(
+    model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig, heat: float = 1.0
+) -> Frame:
+    """The next frame after `memory`; chance comes from the stream alone, and `heat` scales the tokens' noise.
 
     Only the conditions that guidance gives weight to are computed, together in one batch; the head works on the chosen
     tokens only, and on the projection of their embedding that does not change with the flow time.
@@ -65,13 +78,13 @@ def sample_frame(model: FramePredictor[Memory], memory: Memory, stream: Stream, 
     sizes = masking.set_sizes(model.tokens, config.sets)
     chances = stream.fork("order").uniform(len(sizes), model.tokens)
     order = masking.partition(proposal.staticness, chances, sizes, rule=config.order, temperature=config.temperature)
-    noise = stream.fork("tokens").normal(model.tokens, model.numbers)
+    noise = heat * stream.fork("tokens").normal(model.tokens, model.numbers)
     x = noise[:, :0]
     for size in sizes:
         known = x.shape[1]
         embeddings = model.embed(x, order, conditions, size)
 
-        def field(point: Tensor, time: float, embeddings: tuple[Tensor, ...] = embeddings) -> Tensor:
+        def field(point: Tensor, time: float, embeddings: tuple[Any, ...] = embeddings) -> Tensor:
             return guidance.combine(model.velocity(point, time, embeddings), weights)
 
         chosen = flow.integrate(field, noise[:, known : known + size], config.flow_steps)

@@ -27,7 +27,7 @@ def rollout(
         raise InputError("the context's latents hold numbers that are not finite; check the video and the VAE")
     memory = model.remember(context, None)
     for index in range(frames):
-        frame = sample_frame(model, memory, stream.fork("frame", index), config)
+        frame = sample_frame(model, memory, stream.fork("frame", index), config, config.heat(index))
         yield frame
         if index + 1 < frames:
             memory = model.remember(frame.latent[:, None], memory)

@@ -9,7 +9,7 @@ from components.config import Config
 from components.errors import InputError
 from components.sampling.frame import SamplerConfig
 
-Varied = Literal["temporal_scale", "canvas_scale", "frame_noise", "canvas_noise", "temperature"]
+Varied = Literal["temporal_scale", "canvas_scale", "frame_noise", "canvas_noise", "temperature", "late_temperature"]
 
 
 class SearchConfig(Config):

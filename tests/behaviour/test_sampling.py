@@ -126,6 +126,8 @@ def test_sampling_set_by_set_equals_a_naive_loop_over_the_grid(model, sampler):
         ({"sets": 0}, "sampler.sets"),
         ({"flow_steps": 0}, "flow_steps"),
         ({"frame_noise": 1.5}, "frame_noise"),
+        ({"late_temperature": 0.0}, "late_temperature"),
+        ({"late_temperature": 1.1}, "late_temperature"),
     ],
 )
 def test_impossible_settings_are_told_in_one_sentence(model, sampler, change, words):
@@ -138,3 +140,18 @@ def test_a_context_with_nan_is_refused(model, sampler):
     broken[0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="not finite"):
         next(rollout(model, broken, 1, Stream.of(0, range(3)), sampler))
+
+
+def test_the_temperature_falls_from_one_frame_to_the_next_by_the_papers_formula(sampler):
+    cooling = sampler.model_copy(update={"late_temperature": 0.9})
+    assert [cooling.heat(t) for t in range(5)] == pytest.approx([0.9 + 10 ** -(t + 1) for t in range(5)])
+    assert {sampler.heat(t) for t in range(5)} == {1.0}
+
+
+def test_the_temperature_leaves_the_first_frame_alone_and_scales_the_noise_of_the_others(model, sampler):
+    cooling = sampler.model_copy(update={"late_temperature": 0.9})
+    warm, cool = video(model, sampler), video(model, cooling)
+    assert torch.equal(warm[:, 0], cool[:, 0])
+    assert not torch.allclose(warm[:, 1], cool[:, 1])
+    model.velocity = lambda x, time, embeddings: tuple(torch.zeros_like(x) for _ in embeddings)  # noise stays noise
+    torch.testing.assert_close(video(model, cooling)[:, 1], 0.91 * video(model, sampler)[:, 1])
