@@ -44,6 +44,8 @@ class FlowDraws:
 class MaskedDecoder(FrameByFrame):
     """p(next frame | frames so far), sampled set by set; how it is trained, its kinds say."""
 
+    config: MaskedDecoderConfig
+
     def __init__(self, config: MaskedDecoderConfig) -> None:
         super().__init__(config)
         self.head = FlowHead(config.head, self.numbers, config.decoder.width)
