@@ -140,26 +140,26 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
     model.load_state_dict(weights)
 
 
-def begin_with(path: Path, model: torch.nn.Module, zero: Sequence[str]) -> list[str]:
+def begin_with(path: Path, model: torch.nn.Module, new: Sequence[str]) -> list[str]:
     """Fills the model with the weights of another one, from which it may differ by some new weights.
 
-    New ones whose names begin like one of `zero` are set to zero; returns their names. Raises InputError that names
-    every other weight that is missing, unknown or of another size.
+    New ones whose names begin like one of `new` stay as they are, fresh; returns their names. Raises InputError that
+    names every other weight that is missing, unknown or of another size.
     """
     weights, own = read_weights(path), model.state_dict()
-    new = sorted(name for name in own.keys() - weights.keys() if name.startswith(tuple(zero)))
+    fresh = sorted(name for name in own.keys() - weights.keys() if name.startswith(tuple(new)))
     problems = {
-        "lacks": sorted(own.keys() - weights.keys() - set(new)),
+        "lacks": sorted(own.keys() - weights.keys() - set(fresh)),
         "has besides": sorted(weights.keys() - own.keys()),
         "has in another size": sorted(n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape),
     }
     if found := "; ".join(f"{what} {', '.join(names)}" for what, names in problems.items() if names):
         raise InputError(
-            f"{path} cannot be begun with: it {found}; list what is new and may begin at zero in recipe.start.zero, "
+            f"{path} cannot be begun with: it {found}; list what is new in recipe.start.new, "
             "or begin with another model"
         )
-    model.load_state_dict({**weights, **{name: torch.zeros_like(own[name]) for name in new}})
-    return new
+    model.load_state_dict(weights, strict=False)
+    return fresh
 
 
 def sha256(path: Path) -> str:

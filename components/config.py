@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,21 +49,39 @@ def parse(model: type[C], data: Mapping[str, Any], *, where: str) -> C:
     try:  # JSON mode, so that a YAML list is a tuple and nothing else is converted
         return model.model_validate_json(json.dumps(data, allow_nan=False))
     except ValidationError as error:
-        problems = "; ".join(_sentence(problem) for problem in error.errors(include_url=False))
+        problems = "; ".join(_sentence(problem, data) for problem in error.errors(include_url=False))
         raise InputError(f"{where}: {problems}") from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: a value is no plain data or not finite ({error}); correct it") from None
 
 
-def _sentence(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"]) or "(top)"
+def _sentence(problem: Any, data: Mapping[str, Any]) -> str:
+    path = ".".join(_keys(problem["loc"], data)) or "(top)"
     match problem["type"]:
         case "extra_forbidden":
             return f"unknown key {path}; remove it or correct its spelling"
         case "missing":
             return f"missing key {path}; add it"
+        case "union_tag_invalid":
+            return f"{path}.kind is {problem['ctx']['tag']!r}; it must be one of {problem['ctx']['expected_tags']}"
+        case "union_tag_not_found":
+            return f"missing key {path}.kind; add it"
         case _:
             return f"{path} is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _keys(location: Sequence[str | int], data: Any) -> list[str]:
+    """The place in the file: without the kind of a variant, which pydantic puts between the keys."""
+    keys = []
+    for part in location:
+        if isinstance(data, Mapping) and part not in data and part == data.get("kind"):
+            continue
+        keys.append(str(part))
+        try:
+            data = data[part]
+        except (LookupError, TypeError):  # a key that is missing, or a value where a table should be
+            data = None
+    return keys
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from components.autoencoders.interface import to_float, to_uint8
 from components.data.latents import restore, standardise
 from components.errors import InputError
 from components.models import trained as models
-from components.models.canvasmar import CanvasMAR
+from components.models.kinds import Model
 from components.models.trained import Trained
 from components.randomness import Stream
 from components.sampling.frame import SamplerConfig
@@ -37,7 +37,7 @@ class Prediction:
 class Predictor:
     """Encodes a context, rolls latents out, decodes them."""
 
-    def __init__(self, vae: CausalVAE, model: CanvasMAR, trained: Trained, device: torch.device) -> None:
+    def __init__(self, vae: CausalVAE, model: Model, trained: Trained, device: torch.device) -> None:
         self.vae, self.model, self.trained, self.device = vae, model, trained, device
         self.mean = torch.tensor(trained.mean, device=device)
         self.std = torch.tensor(trained.std, device=device)

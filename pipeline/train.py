@@ -13,7 +13,7 @@ from components.config import Config, fingerprint, plain
 from components.data.latents import Latents, sample, standardise
 from components.data.loading import ReadAhead, sample_ids, share
 from components.errors import InputError
-from components.models.canvasmar import CanvasMARConfig
+from components.models.kinds import ModelConfig
 from components.models.trained import Trained
 from components.randomness import Stream, derive
 from components.tracking import Run, provenance
@@ -28,7 +28,7 @@ from pipeline.fitting import FitJob, Fitted
 class Params(Config):
     """The model and its recipe."""
 
-    model: CanvasMARConfig
+    model: ModelConfig
     recipe: RecipeConfig
 
 
@@ -43,20 +43,20 @@ class Start:
     """The weights that a phase begins with."""
 
     path: Path
-    zero: tuple[str, ...]  # how the names of new weights begin, which begin at zero
+    new: tuple[str, ...]  # how the names of the weights begin that it lacks
 
 
 def make(
-    config: CanvasMARConfig, phase: Phase, folder: Path, start: Start | None, worker: Worker
+    config: ModelConfig, phase: Phase, folder: Path, start: Start | None, worker: Worker
 ) -> tuple[Training, Data]:
     """One worker's part of a phase."""
     recipe = phase.recipe
     torch.manual_seed(derive(recipe.seed, "model"))
     model = config.build()
     if start is not None:
-        new = checkpoint.begin_with(start.path, model, start.zero)
-        if new and worker.rank == 0:
-            worker.warn(f"these weights are new and begin at zero: {', '.join(new)}")
+        fresh = checkpoint.begin_with(start.path, model, start.new)
+        if fresh and worker.rank == 0:
+            worker.warn(f"these weights are new and begin fresh: {', '.join(fresh)}")
     model.to(worker.device)
     train, held = Latents.open(folder, "train", None), Latents.open(folder, "val", None)
 
@@ -76,7 +76,7 @@ def make(
     return Training(model, worker.parallel, recipe), Data(batches, validation)
 
 
-def model_of(config: CanvasMARConfig, phase: Phase) -> CanvasMARConfig:
+def model_of(config: ModelConfig, phase: Phase) -> ModelConfig:
     """The model with the noise of a phase. Raises InputError if it has no canvas whose noise could be set."""
     if not phase.noise:
         return config
@@ -86,7 +86,7 @@ def model_of(config: CanvasMARConfig, phase: Phase) -> CanvasMARConfig:
     return config.model_copy(update={"canvas": canvas.model_copy(update=phase.noise)})
 
 
-def check(config: CanvasMARConfig, recipe: RecipeConfig, latents: Latents, folder: Path) -> None:
+def check(config: ModelConfig, recipe: RecipeConfig, latents: Latents, folder: Path) -> None:
     """Raises InputError if model or recipe do not fit the latents."""
     if config.latent != latents.shape[1:]:
         raise InputError(
@@ -123,7 +123,7 @@ def job_of(params: Params, phase: Phase, latents: Path, start: Start | None) -> 
 def train_in_phases(params: Params, latents: Path, log: Run) -> tuple[list[FitJob], Fitted]:
     """Trains phase after phase; the trainings, and the last one's weights with the history of all."""
     given = params.recipe.start
-    start = None if given is None else Start(Path(given.folder).resolve() / checkpoint.WEIGHTS, given.zero)
+    start = None if given is None else Start(Path(given.folder).resolve() / checkpoint.WEIGHTS, given.new)
     jobs: list[FitJob] = []
     history: list[dict[str, float]] = []
     for phase in params.recipe.parts():

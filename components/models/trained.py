@@ -6,20 +6,20 @@ import torch
 
 from components import checkpoint
 from components.config import Config
-from components.models.canvasmar import CanvasMAR, CanvasMARConfig
+from components.models.kinds import Model, ModelConfig
 
 
 class Trained(Config):
     """What a folder of trained weights says of itself."""
 
-    model: CanvasMARConfig
+    model: ModelConfig
     autoencoder: str  # identity of the VAE that made the latents
     clips: str  # hash of the clips that they were made of
     mean: tuple[float, ...]  # of each channel of the latents
     std: tuple[float, ...]
 
 
-def load(folder: Path, device: torch.device) -> tuple[CanvasMAR, Trained]:
+def load(folder: Path, device: torch.device) -> tuple[Model, Trained]:
     """The model in this folder, frozen. Raises InputError if it is missing, damaged or of another configuration."""
     trained = checkpoint.description(folder, Trained)
     model = trained.model.build()

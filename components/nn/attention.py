@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from components.nn.rotary import rotate
+
 
 @dataclass(frozen=True, slots=True)
 class KeysValues:
@@ -29,6 +31,17 @@ def frame_causal(frames: int, tokens: int, device: torch.device) -> Bool[Tensor,
     """Which token may attend to which: all of its own frame and of the frames before, none of those after."""
     frame = torch.arange(frames, device=device).repeat_interleave(tokens)
     return frame[:, None] >= frame[None, :]
+
+
+def complete_forcing(frames: int, tokens: int, device: torch.device) -> Bool[Tensor, "l l"]:
+    """Which token may attend to which where so many clean frames stand before as many masked ones, each the next.
+
+    Clean frames see one another as in `frame_causal`; masked frame j, which follows clean frame j, sees the clean
+    frames up to that one, and of the masked frames itself alone (MAGI's complete teacher forcing).
+    """
+    causal = frame_causal(frames, tokens, device)
+    above = torch.cat([causal, torch.zeros_like(causal)], dim=1)
+    return torch.cat([above, torch.cat([causal, causal & causal.T], dim=1)])
 
 
 def attend(
@@ -59,11 +72,22 @@ class Attention(nn.Module):
         queries, keys, values = self.heads_of(self.qkv(x))
         return self.project(merge(attend(queries, keys, values, mask)))
 
-    def extend(self, x: Float[Tensor, "b k d"], past: KeysValues | None) -> tuple[Float[Tensor, "b k d"], KeysValues]:
-        """New tokens attend to the past and to one another; the memory that comes back holds them too."""
+    def extend(
+        self,
+        x: Float[Tensor, "b k d"],
+        past: KeysValues | None,
+        mask: Bool[Tensor, "k l"] | None = None,
+        angle: Float[Tensor, "... k o"] | None = None,
+    ) -> tuple[Float[Tensor, "b k d"], KeysValues]:
+        """New tokens attend to the past and to one another; the memory that comes back holds them too.
+
+        `mask` says which of all tokens, those of the past first, a new token sees; `angle` is its rotary position.
+        """
         queries, keys, values = self.heads_of(self.qkv(x))
+        if angle is not None:
+            queries, keys = rotate(queries, angle), rotate(keys, angle)
         memory = KeysValues(keys, values) if past is None else past.append(keys, values)
-        return self.project(merge(attend(queries, memory.keys, memory.values))), memory
+        return self.project(merge(attend(queries, memory.keys, memory.values, mask))), memory
 
     def heads_of(self, qkv: Float[Tensor, "b l o"]) -> tuple[Float[Tensor, "b e l i"], ...]:
         """Queries, keys and values of each head."""

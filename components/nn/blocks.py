@@ -53,9 +53,15 @@ class PlainBlock(nn.Module):
         x = x + self.norm1(self.attention(x, mask))
         return x + self.norm2(self.mlp(x))
 
-    def extend(self, x: Float[Tensor, "b k d"], past: KeysValues | None) -> tuple[Float[Tensor, "b k d"], KeysValues]:
+    def extend(
+        self,
+        x: Float[Tensor, "b k d"],
+        past: KeysValues | None,
+        mask: Bool[Tensor, "k l"] | None = None,
+        angle: Float[Tensor, "... k o"] | None = None,
+    ) -> tuple[Float[Tensor, "b k d"], KeysValues]:
         """The block for new tokens that see the past and one another, and the memory with them in it."""
-        attended, memory = self.attention.extend(x, past)
+        attended, memory = self.attention.extend(x, past, mask, angle)
         x = x + self.norm1(attended)
         return x + self.norm2(self.mlp(x)), memory
 

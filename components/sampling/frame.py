@@ -1,6 +1,7 @@
 """Eq. 3: a frame, or the frames of a group together, set by set."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +30,7 @@ class SamplerConfig(Config):
     guidance: Schedule  # of both scales over the sets of a frame
     frame_noise: float  # r at inference, Eq. 11
     canvas_noise: float  # r' at inference, Eq. 12
+    late_temperature: float  # of the tokens' noise, from 1 at the first frame towards this (VideoMAR: 0.9); 1 is none
 
     def check(self) -> None:
         """Raises InputError for values that no sampler can have."""
@@ -37,6 +39,15 @@ class SamplerConfig(Config):
         for name in ("frame_noise", "canvas_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"sampler.{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if not 0 < self.late_temperature <= 1:
+            raise InputError(f"sampler.late_temperature is {self.late_temperature}; it must be above 0 and at most 1")
+
+    def heat(self, frame: int) -> float:
+        """VideoMAR's progressive temperature of the frame generated as number 0, 1, ...: 1, 0.91, 0.901, ... to 0.9.
+
+        A flow head has no noise but what it starts from, and so this scales the Gaussian numbers at time 1.
+        """
+        return self.late_temperature + (1 - self.late_temperature) * 0.1**frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +61,11 @@ class Frame:
 
 
 def sample_frames(
-    model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig
+    model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig, heat: float = 1.0
 ) -> tuple[Frame, ...]:
-    """The next frames after `memory`, as many as the model predicts together; chance comes from the stream alone.
+    """The next frames after `memory`, as many as the model predicts together.
+
+    Chance comes from the stream alone, and `heat` scales the tokens' noise.
 
     Only the conditions that guidance gives weight to are computed, together in one batch; the head works on the chosen
     tokens only, and on the projection of their embedding that does not change with the flow time.
@@ -63,7 +76,7 @@ def sample_frames(
     sizes = masking.set_sizes(model.tokens, config.sets)
     chances = stream.fork("order").uniform(model.group, len(sizes), model.tokens).flatten(0, 1)
     order = masking.partition(proposal.staticness, chances, sizes, rule=config.order, temperature=config.temperature)
-    noise = stream.fork("tokens").normal(model.group, model.tokens, model.numbers).flatten(0, 1)
+    noise = heat * stream.fork("tokens").normal(model.group, model.tokens, model.numbers).flatten(0, 1)
     x = noise[:, :0]
     for size in sizes:
         known = x.shape[1]
@@ -73,7 +86,7 @@ def sample_frames(
         def field(
             point: Tensor,
             time: float,
-            embeddings: tuple[Tensor, ...] = embeddings,
+            embeddings: tuple[Any, ...] = embeddings,
             weights: tuple[float, ...] = weights,
         ) -> Tensor:
             return guidance.combine(model.velocity(point, time, embeddings), weights)

@@ -63,12 +63,12 @@ class FramePredictor(Protocol[Memory]):
 
     def embed(
         self, known: Float[Tensor, "r v p"], order: Int[Tensor, "r n"], conditions: tuple[Any, ...], count: int
-    ) -> tuple[Float[Tensor, "r k o"], ...]:
-        """Embeddings of the `count` tokens that come after the known ones, one for each condition."""
+    ) -> tuple[Any, ...]:
+        """What `velocity` needs of the `count` tokens that come after the known ones, one for each condition."""
         ...
 
     def velocity(
-        self, x: Float[Tensor, "r k p"], time: float, embeddings: tuple[Float[Tensor, "r k o"], ...]
+        self, x: Float[Tensor, "r k p"], time: float, embeddings: tuple[Any, ...]
     ) -> tuple[Float[Tensor, "r k p"], ...]:
         """Velocity of the same tokens at one flow time, one for each embedding."""
         ...

@@ -26,7 +26,7 @@ def rollout(
         raise InputError("the context's latents hold numbers that are not finite; check the video and the VAE")
     memory = model.remember(context, None)
     for begin in range(0, frames, model.group):
-        group = sample_frames(model, memory, stream.fork("frame", begin), config)
+        group = sample_frames(model, memory, stream.fork("frame", begin), config, config.heat(begin))
         yield from group[: frames - begin]
         if begin + model.group < frames:
             memory = model.remember(torch.stack([frame.latent for frame in group], dim=1), memory)

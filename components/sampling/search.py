@@ -20,6 +20,7 @@ Varied = Literal[
     "guidance",
     "frame_noise",
     "canvas_noise",
+    "late_temperature",
 ]
 
 

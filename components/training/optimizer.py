@@ -19,7 +19,7 @@ class StartConfig(Config):
     """Weights that a training begins with, instead of fresh ones."""
 
     folder: str  # of a trained model, such as data/models/kuka-canvasmar
-    zero: tuple[str, ...]  # how the names of weights begin that it lacks, and that begin at zero
+    new: tuple[str, ...]  # how the names of the weights begin that it lacks, and that begin fresh
 
 
 class PhaseConfig(Config):

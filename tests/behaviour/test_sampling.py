@@ -148,6 +148,8 @@ def test_sampling_set_by_set_equals_a_naive_loop_over_the_grid(model, sampler):
         ({"sets": 0}, "sampler.sets"),
         ({"flow_steps": 0}, "flow_steps"),
         ({"frame_noise": 1.5}, "frame_noise"),
+        ({"late_temperature": 0.0}, "late_temperature"),
+        ({"late_temperature": 1.1}, "late_temperature"),
     ],
 )
 def test_impossible_settings_are_told_in_one_sentence(model, sampler, change, words):
@@ -178,3 +180,18 @@ def test_a_long_rollout_goes_on_past_the_window_of_memory(model, sampler):
     latents = video(model, fast, batch=1, frames=64)
     assert latents.shape == (1, 64, *LATENT)
     assert torch.isfinite(latents).all()
+
+
+def test_the_temperature_falls_from_one_frame_to_the_next_by_the_papers_formula(sampler):
+    cooling = sampler.model_copy(update={"late_temperature": 0.9})
+    assert [cooling.heat(t) for t in range(5)] == pytest.approx([0.9 + 10 ** -(t + 1) for t in range(5)])
+    assert {sampler.heat(t) for t in range(5)} == {1.0}
+
+
+def test_the_temperature_leaves_the_first_frame_alone_and_scales_the_noise_of_the_others(model, sampler):
+    cooling = sampler.model_copy(update={"late_temperature": 0.9})
+    warm, cool = video(model, sampler), video(model, cooling)
+    assert torch.equal(warm[:, 0], cool[:, 0])
+    assert not torch.allclose(warm[:, 1], cool[:, 1])
+    model.velocity = lambda x, time, embeddings: tuple(torch.zeros_like(x) for _ in embeddings)  # noise stays noise
+    torch.testing.assert_close(video(model, cooling)[:, 1], 0.91 * video(model, sampler)[:, 1])

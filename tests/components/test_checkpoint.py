@@ -200,18 +200,19 @@ def grown() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
 
 
-def test_a_grown_model_begins_with_the_weights_of_the_old_one_and_zeros_for_what_is_new(tmp_path: Path) -> None:
+def test_a_grown_model_begins_with_the_weights_of_the_old_one_and_its_own_for_what_is_new(tmp_path: Path) -> None:
     path, old, new = tmp_path / checkpoint.WEIGHTS, model(), grown()
     checkpoint.save_weights(path, old.state_dict())
     assert checkpoint.begin_with(path, new, ("2.",)) == ["2.bias", "2.weight"]
     found = new.state_dict()
     assert all(torch.equal(value, found[name]) for name, value in old.state_dict().items())
-    assert not found["2.weight"].any()
-    assert not found["2.bias"].any()
+    fresh = grown().state_dict()
+    assert torch.equal(found["2.weight"], fresh["2.weight"])
+    assert torch.equal(found["2.bias"], fresh["2.bias"])
 
 
 @pytest.mark.parametrize(
-    ("other", "zero", "words"),
+    ("other", "new", "words"),
     [
         (grown(), (), r"it lacks 2.bias, 2.weight; list what is new"),
         (grown(), ("2.w",), r"it lacks 2.bias; list what is new"),
@@ -220,12 +221,12 @@ def test_a_grown_model_begins_with_the_weights_of_the_old_one_and_zeros_for_what
     ],
 )
 def test_what_does_not_fit_a_start_is_named_whole(
-    tmp_path: Path, other: nn.Module, zero: tuple[str, ...], words: str
+    tmp_path: Path, other: nn.Module, new: tuple[str, ...], words: str
 ) -> None:
     path = tmp_path / checkpoint.WEIGHTS
     checkpoint.save_weights(path, model().state_dict())
     with pytest.raises(InputError, match=words):
-        checkpoint.begin_with(path, other, zero)
+        checkpoint.begin_with(path, other, new)
 
 
 def test_without_names_of_new_weights_a_start_is_a_plain_loading(tmp_path: Path) -> None:

@@ -145,3 +145,37 @@ def test_a_fingerprint_is_of_the_choices_and_not_of_their_order() -> None:
     assert configs.fingerprint(configs.parse(Whole, GOOD, where="here")) == configs.fingerprint(
         configs.plain(configs.parse(Whole, dict(reversed(GOOD.items())), where="here"))
     )
+
+
+class First(Config):
+    kind: Literal["first"]
+    width: Annotated[int, Field(ge=1)]
+
+
+class Second(Config):
+    kind: Literal["second"]
+    sizes: tuple[int, int]
+
+
+class Choice(Config):
+    part: Annotated[First | Second, Field(discriminator="kind")]
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"kind": "first", "widht": 3}, "unknown key part.widht"),
+        ({"kind": "first"}, "missing key part.width"),
+        ({"kind": "second", "sizes": [1, "2"]}, "part.sizes.1 is '2'"),
+        ({"kind": "second", "sizes": [1]}, "missing key part.sizes.1"),
+        ({"kind": "third"}, "part.kind is 'third'; it must be one of 'first', 'second'"),
+        ({"width": 3}, "missing key part.kind"),
+        (3, "part is 3"),
+    ],
+)
+def test_a_wrong_key_of_a_variant_is_named_by_its_place_in_the_file(part: Any, words: str) -> None:
+    with pytest.raises(InputError) as error:
+        configs.parse(Choice, {"part": part}, where="here")
+    assert words in str(error.value)
+    assert "first." not in str(error.value)
+    assert "second." not in str(error.value)

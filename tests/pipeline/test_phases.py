@@ -119,7 +119,7 @@ def test_at_a_rate_of_zero_phases_hand_the_given_weights_on_to_the_end(project: 
     given = chosen.model.build().state_dict()
     checkpoint.save_weights(project / "base" / checkpoint.WEIGHTS, given)
     for key, value in {
-        "start": {"folder": "base", "zero": []},
+        "start": {"folder": "base", "new": []},
         "learning_rate": 0.0,
         "log_every": 2,
         "phases": [PHASE | {"frames": 3}, PHASE],
@@ -137,7 +137,7 @@ def test_at_a_rate_of_zero_phases_hand_the_given_weights_on_to_the_end(project: 
 
 
 def test_a_recipe_says_where_it_starts_and_what_is_new() -> None:
-    chosen = params(start={"folder": "data/models/base", "zero": ["group."]}).recipe
+    chosen = params(start={"folder": "data/models/base", "new": ["group."]}).recipe
     assert isinstance(chosen, RecipeConfig)
     assert chosen.start is not None
-    assert chosen.start.zero == ("group.",)
+    assert chosen.start.new == ("group.",)

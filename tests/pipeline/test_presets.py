@@ -4,7 +4,7 @@ import functools
 import importlib
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,10 +15,11 @@ from components.config import parse, plain, read_yaml
 from components.data.sources import DatasetConfig
 from components.metrics.fvd import ProtocolConfig
 from components.models.canvasmar import CanvasMARConfig
+from components.models.kinds import ModelConfig
 from components.sampling.frame import SamplerConfig
 from components.sampling.search import SearchConfig, settings
 from components.training.optimizer import RecipeConfig
-from pipeline import preprocess
+from pipeline import preprocess, train
 from pipeline.stage import Experiment, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +84,7 @@ class Row:
         self.dataset: DatasetConfig = resolve(preprocess.Params, tables(name), "datasets", chosen.dataset).dataset
         self.autoencoder: CausalVAEConfig = entry(CausalVAEConfig, name, "autoencoders", chosen.autoencoder)
         self.vae_recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", self.autoencoder.recipe)
-        self.model: CanvasMARConfig = entry(CanvasMARConfig, name, "models", chosen.model)
+        self.model: Any = resolve(train.Params, tables(name), "experiments", row).model
         self.recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", chosen.recipe)
         self.sampler: SamplerConfig = entry(SamplerConfig, name, "samplers", chosen.sampler)
         self.search: SearchConfig = entry(SearchConfig, name, "searches", chosen.search)
@@ -145,7 +146,10 @@ def test_clips_vae_model_and_protocol_fit_one_another(name: str, row: str) -> No
         moments = vae.encode(clip)
     frames, channels = moments.shape[1], moments.shape[2] // 2
     assert (channels, *moments.shape[3:]) == chosen.model.latent
-    assert chosen.model.temporal.window == frames
+    if isinstance(chosen.model, CanvasMARConfig):
+        assert chosen.model.temporal.window == frames
+    else:
+        assert chosen.model.decoder.extent[0] >= frames
     assert chosen.protocol.context + chosen.protocol.frames <= chosen.dataset.frames
     assert vae.latent_frames(chosen.protocol.context) < frames
     assert chosen.protocol.resolution <= min(chosen.dataset.resolution)
@@ -166,7 +170,7 @@ def test_models_build_and_recipes_samplers_and_searches_can_be_followed(name: st
         assert recipe.checkpoint_every % recipe.log_every == 0  # a checkpoint is written after a look at the loss
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if name != "compare"])
 def test_a_model_with_a_canvas_stands_beside_the_same_without_it(name: str) -> None:
     first, second = (Row(name, row) for row in tables(name)["experiments"])
     assert first.model.canvas is not None
@@ -185,6 +189,32 @@ def test_totals_are_those_that_are_told(name: str) -> None:
         with torch.device("meta"):
             model = Row(name, row).model.build()
         assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(expected, rel=0.005)
+
+
+def test_the_comparison_holds_every_kind_of_model() -> None:
+    kinds = {entry["kind"] for entry in tables("compare")["models"].values()}
+    assert kinds == {kind.model_fields["kind"].annotation.__args__[0] for kind in get_args(get_args(ModelConfig)[0])}
+
+
+def test_the_models_of_the_comparison_have_as_many_parameters_as_canvasmar_within_a_twentieth() -> None:
+    counts = {}
+    for row in tables("compare")["experiments"]:
+        with torch.device("meta"):
+            model = Row("compare", row).model.build()
+        counts[row] = sum(parameter.numel() for parameter in model.parameters())
+    assert counts == {row: pytest.approx(counts["canvasmar"], rel=0.05) for row in counts}
+
+
+def test_the_rows_of_the_comparison_differ_in_model_sampler_and_search_alone() -> None:
+    rows = [
+        {table: name for table, name in row.items() if table not in ("model", "sampler", "search")}
+        for row in tables("compare")["experiments"].values()
+    ]
+    assert all(row == rows[0] for row in rows)
+    default = tables("default")
+    for table in ("simulations", "datasets", "autoencoders", "protocols"):
+        assert tables("compare")[table] == default[table]
+    assert tables("compare")["models"]["canvas"] == default["models"]["canvas"]
 
 
 def column(name: str) -> dict[str, Any]:

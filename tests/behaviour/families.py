@@ -1,0 +1,37 @@
+"""Tiny models of the kinds that run one transformer over all frames; what begins at zero is opened."""
+
+import torch
+
+from components.config import parse
+from components.models.kinds import Model
+from components.models.trained import Trained
+from tests.behaviour.conftest import LATENT
+
+MASK = {"mean": 1.0, "std": 0.25, "low": 0.7}
+DECODER = {"width": 32, "heads": 2, "layers": 2, "extent": [8, 6, 6]}
+MASKED = {"latent": list(LATENT), "decoder": DECODER, "head": {"width": 24, "layers": 2, "repeats": 2}, "mask": MASK}
+KINDS = {
+    "videomar": {"kind": "videomar", **MASKED},
+    "magi": {"kind": "magi", **MASKED, "history_levels": 5, "history_noise": 0.5},
+    "full_frame": {"kind": "full_frame", "latent": list(LATENT), "decoder": DECODER},
+}
+
+
+def tiny(kind: str, **changes: object) -> Model:
+    """Fresh weights, the same every time."""
+    torch.manual_seed(0)
+    content = {"model": {**KINDS[kind], **changes}, "autoencoder": "", "clips": "", "mean": [], "std": []}
+    return parse(Trained, content, where="here").model.build()
+
+
+def opened(kind: str, **changes: object) -> Model:
+    """The same with gates and outputs that are not zero, so that everything has an effect."""
+    model = tiny(kind, **changes)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def clips(batch: int = 2, frames: int = 5) -> torch.Tensor:
+    return torch.randn(batch, frames, *LATENT, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,36 @@
+"""The paper's transformer on the meta device: 36 blocks of width 1536 with 24 heads, MAR's head of width 1024."""
+
+import torch
+
+from components.masking import MaskConfig
+from components.models.flow_head import FlowHeadConfig
+from components.models.video_transformer import VideoTransformerConfig
+from components.models.videomar import VideoMAR, VideoMARConfig
+
+WIDTH, LAYERS = 1536, 36
+
+
+def paper() -> VideoMAR:
+    config = VideoMARConfig(
+        kind="videomar",
+        latent=(16, 30, 48),  # 480 x 768 pixels at Cosmos's stride of 16
+        decoder=VideoTransformerConfig(width=WIDTH, heads=24, layers=LAYERS, extent=(13, 48, 80)),
+        head=FlowHeadConfig(width=1024, layers=3, repeats=4),
+        mask=MaskConfig(mean=1.0, std=0.25, low=0.7),
+    )
+    with torch.device("meta"):
+        return config.build()
+
+
+def test_the_papers_transformer_has_as_many_parameters_as_counted_by_hand() -> None:
+    model = paper()
+    block = 12 * WIDTH**2 + 13 * WIDTH  # attention 4 d^2, MLP 8 d^2; biases 9 d, two LayerNorms 4 d
+    decoder = LAYERS * block + 17 * WIDTH + 2 * WIDTH  # and the embedding of 16 channels, and the last LayerNorm
+    assert sum(p.numel() for p in model.decoder.parameters()) == decoder
+    assert sum(p.numel() for p in model.parameters()) == 1_041_784_848
+
+
+def test_cross_attention_to_a_text_is_what_the_papers_1_4_billion_have_besides() -> None:
+    """4 d^2 more in every block, which this model does not have."""
+    total = sum(p.numel() for p in paper().parameters())
+    assert round((total + LAYERS * 4 * WIDTH**2) / 1e9, 1) == 1.4
