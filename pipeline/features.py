@@ -12,10 +12,11 @@ from components import checkpoint
 from components.data import video
 from components.metrics import i3d
 from components.metrics.i3d import I3D
-from pipeline.progress import meter
+from pipeline.progress import Meter, meter
 
 NETWORK = "i3d.safetensors"
 BATCH = 4  # clips; the fastest on a CPU
+PIECE = 64  # clips that are kept together
 
 
 def resized(clips: UInt8[Tensor, "b f c h w"], side: int) -> UInt8[Tensor, "b f c _ _"]:
@@ -36,18 +37,28 @@ class Features:
         self.digest = checkpoint.sha256(weights / NETWORK)[:16]
 
     def of(self, clips: UInt8[Tensor, "b f c h w"], label: str) -> Float[Tensor, "b d"]:
-        """400 numbers for each clip, out of the cache where the same clips were seen before."""
-        clips = resized(clips, self.resolution)
-        content = hashlib.sha256(clips.contiguous().numpy().tobytes())
-        content.update(repr((tuple(clips.shape), self.digest)).encode())
-        path = self.cache / f"{content.hexdigest()[:32]}.safetensors"
-        if path.is_file():
-            return load_file(path)["features"]
+        """400 numbers for each clip, out of the cache where the same clips were seen before.
+
+        Clips are kept by pieces, so that what an interrupted evaluation has seen is not looked at again.
+        """
+        pieces = [resized(piece, self.resolution) for piece in clips.split(PIECE)]
+        paths = [self._path(piece) for piece in pieces]
+        new = sum(len(piece) for piece, path in zip(pieces, paths, strict=True) if not path.is_file())
+        if new:
+            with meter(f"I3D: {label}", new, "clips") as shown:
+                for piece, path in zip(pieces, paths, strict=True):
+                    if not path.is_file():
+                        self._look(piece, path, shown)
+        return torch.cat([load_file(path)["features"] for path in paths])
+
+    def _path(self, piece: UInt8[Tensor, "b f c h w"]) -> Path:
+        content = hashlib.sha256(piece.contiguous().numpy().tobytes())
+        content.update(repr((tuple(piece.shape), self.digest)).encode())
+        return self.cache / f"{content.hexdigest()[:32]}.safetensors"
+
+    def _look(self, piece: UInt8[Tensor, "b f c h w"], path: Path, shown: Meter) -> None:
         parts = []
-        with meter(f"I3D: {label}", len(clips), "clips") as shown:
-            for part in i3d.stream(self.network, clips, BATCH):
-                parts.append(part.cpu())
-                shown.advance(len(part))
-        features = torch.cat(parts)
-        checkpoint.save_weights(path, {"features": features})
-        return features
+        for part in i3d.stream(self.network, piece, BATCH):
+            parts.append(part.cpu())
+            shown.advance(len(part))
+        checkpoint.save_weights(path, {"features": torch.cat(parts)})

@@ -14,6 +14,7 @@ from components.autoencoders.causal import CausalVAE
 from components.autoencoders.interface import to_float, to_uint8
 from components.data.latents import restore, standardise
 from components.errors import InputError
+from components.metrics.calibration import Canvases
 from components.models import trained as models
 from components.models.kinds import Model
 from components.models.trained import Trained
@@ -93,6 +94,29 @@ class Predictor:
             for name in ("staticness", "order")
         )
         return Prediction(clips, canvas, staticness, order)
+
+    @torch.no_grad()
+    def canvases(
+        self, clips: UInt8[Tensor, "b f c h w"], given: int, stream: Stream, sampler: SamplerConfig
+    ) -> Canvases | None:
+        """The canvas of every frame after the given ones, each from the true frames before it; None without."""
+        latents = self.encode(clips)
+        start = self.vae.latent_frames(given)
+        memory = self.model.remember(latents[:, :start], None)
+        staticness, errors = [], []
+        for index in range(start, latents.shape[1]):
+            chance = stream.fork("frame", index - start).fork("proposal")
+            proposal = self.model.propose(
+                memory, chance, frame_noise=sampler.frame_noise, canvas_noise=sampler.canvas_noise
+            )
+            if proposal.canvas is None:
+                return None
+            staticness.append(proposal.staticness.cpu())
+            errors.append((proposal.canvas - latents[:, index]).square().sum(dim=1).flatten(1).cpu())
+            memory = self.model.remember(latents[:, index : index + 1], memory)
+        assert self.model.config.canvas is not None
+        scale = self.model.config.canvas.static_scale
+        return Canvases(torch.stack(staticness, dim=1), torch.stack(errors, dim=1), latents.shape[2], scale)
 
     def _whole(self, frames: int) -> int:
         """The shortest clip of at least so many frames that the VAE can count in whole latent frames."""

@@ -1,21 +1,24 @@
 """Stage `report`: one page and its pictures, out of what the other stages left behind."""
 
 from pathlib import Path
+from typing import Any
 
 from components import tracking
 from components.config import Config
 from components.errors import InputError
-from components.reporting import page
+from components.reporting import model_card, page
 from components.reporting.page import Sources
-from components.reporting.results import read_json, read_videos
+from components.reporting.results import read_evaluation, read_json, read_videos
 from components.tracking import Run
 from pipeline import stage
 from pipeline.stage import Experiment
 
 
 class Params(Config):
-    """The rows that are shown."""
+    """The rows that are shown, and where their videos come from."""
 
+    simulations: dict[str, dict[str, Any]]
+    datasets: dict[str, dict[str, Any]]
     experiments: dict[str, Experiment]
 
 
@@ -38,31 +41,38 @@ def main(
     out: Path,
     log: Run,
 ) -> dict[str, float]:
-    """One HTML page that needs nothing else, and its figures as PNG; logged to MLflow as it is."""
+    """One HTML page that needs nothing else, its figures as PNG, and model_card.md; logged to MLflow as they are."""
     rows = params.experiments
     if not rows:
         raise InputError("params.yaml: experiments is empty, so there is nothing to report; add a row")
-    first = next(iter(rows))
-    chosen = rows[first]
     sources = Sources(
         evaluations={row: evaluations / row for row in rows},
         trainings={row: models / row for row in rows},
-        sweep=searches / first,
-        clips=clips / chosen.dataset,
-        vae=autoencoders / chosen.autoencoder,
+        sweeps={row: searches / row for row in rows},
+        clips={chosen.dataset: clips / chosen.dataset for chosen in rows.values()},
+        vaes={chosen.autoencoder: autoencoders / chosen.autoencoder for chosen in rows.values()},
     )
     facts = {
         "machine and code": {key: value for key, value in tracking.provenance(Path.cwd()).items() if key in SHOWN},
         **{f"{row}: sampler": read_json(searches / row / "best.json")["sampler"] for row in rows},
     }
+    title = f"Video prediction on {', '.join(sources.clips)}"
     page.render(
         sources,
-        title=f"Video prediction on {chosen.dataset}",
+        title=title,
         facts=facts,
         journey=journey(sources, rows),
         commands=COMMANDS,
         out=out,
     )
+    text = model_card.card(
+        title,
+        [read_evaluation(folder) for folder in sources.evaluations.values()],
+        {name: read_videos(folder) for name, folder in sources.clips.items()},
+        {name: origin(params, name) for name in sources.clips},
+        facts,
+    )
+    (out / "model_card.md").write_text(text, encoding="utf-8")
     log.artifact(out, "report")
     return {"rows": float(len(rows))}
 
@@ -70,18 +80,25 @@ def main(
 SHOWN = ("commit", "dirty", "python", "torch", "ray", "cpus", "gpu")
 
 
+def origin(params: Params, dataset: str) -> str:
+    """Where the videos of a data set come from, as far as the parameters say it, and what is known of their licence."""
+    path = str(params.datasets[dataset].get("path"))
+    for name, world in params.simulations.items():
+        if path == f"data/videos/{name}":
+            return f"simulated by this pipeline ({world.get('kind')}, seed {world.get('seed')}), so nobody is in them."
+    return f"videos below {path}; their licence is not known here, so look it up before you pass the model on."
+
+
 def journey(sources: Sources, rows: dict[str, Experiment]) -> dict[str, str]:
     """A few words for each station of the way."""
-    assert sources.clips is not None
-    assert sources.vae is not None
-    videos = read_videos(sources.clips)
-    shape = read_json(sources.vae / "config.json")
+    videos = [read_videos(folder) for folder in sources.clips.values()]
+    shape = read_json(next(iter(sources.vaes.values())) / "config.json")
     best = min(read_json(folder / "scores.json")["scores"][0]["fvd"] for folder in sources.evaluations.values())
     side = shape["resolution"][0] // shape["stride_space"]
     frames = 1 + (shape["frames"] - 1) // shape["stride_time"]
     return {
-        "videos": str(videos.videos),
-        "clips": str(sum(videos.clips.values())),
+        "videos": str(sum(one.videos for one in videos)),
+        "clips": str(sum(sum(one.clips.values()) for one in videos)),
         "moments": f"{2 * shape['channels']} x {side} x {side}",
         "latents": f"{frames} frames",
         "samples": f"{len(rows)} models",

@@ -16,7 +16,7 @@ from components.config import Config, fingerprint, parse, plain
 from components.data.clips import Clips
 from components.data.selection import evaluation_clips
 from components.errors import InputError
-from components.metrics.fvd import ProtocolConfig, fvd
+from components.metrics.fvd import ProtocolConfig, fvd, scored
 from components.sampling.frame import SamplerConfig
 from components.sampling.search import SearchConfig, settings, varied
 from components.tracking import Run, RunHandle
@@ -62,7 +62,8 @@ def trial(setting: Mapping[str, Any], shared: Shared) -> dict[str, float]:
         predictions = loaded.batches(context, frames, shared.protocol.seed, sampler, BATCH)
         clips = torch.cat([prediction.clips for prediction in predictions])[:, given:]
         milliseconds = 1000 * (time.perf_counter() - began) / (len(clips) * frames)
-        fake = Features(shared.weights, device, shared.cache, shared.protocol.resolution).of(clips, "samples")
+        features = Features(shared.weights, device, shared.cache, shared.protocol.resolution)
+        fake = features.of(scored(context, clips, shared.protocol), "samples")
         metrics = {"fvd": fvd(shared.real, fake), "milliseconds_per_frame": milliseconds}
         log.metrics(metrics)
     return metrics
@@ -83,7 +84,8 @@ def main(
     truth = held.read(chosen)[:, : protocol.context + protocol.frames]
     cache = Path(".state").resolve() / "features"
     features = Features(weights, cluster.device(), cache, protocol.resolution)
-    real = features.of(truth[:, protocol.context :], "validation clips")
+    given = protocol.context
+    real = features.of(scored(truth[:, :given], truth[:, given:], protocol), "validation clips")
     candidates = [plain(sampler) for sampler in settings(params.sampler, search)]
     shared = Shared(
         model.resolve(), autoencoder.resolve(), weights.resolve(), cache, protocol, search, truth, real, log.handle

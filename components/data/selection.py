@@ -16,13 +16,36 @@ def evaluation_clips(names: Sequence[str], count: int) -> tuple[list[int], list[
     """
     if count > len(names):
         raise InputError(f"the protocol scores {count} clips, but the split has {len(names)}; lower protocol.clips")
-    clips: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
-        clips[name.rpartition("@")[0]].append(index)
-    order = sorted(clips, key=lambda video: derive("evaluation", video))
-    rounds = [(turn, place, video) for place, video in enumerate(order) for turn in range(len(clips[video]))]
+    clips = _by_video(names)
+    rounds = [(turn, place, video) for place, video in enumerate(clips) for turn in range(len(clips[video]))]
     chosen = [(video, clips[video][turn]) for turn, _, video in sorted(rounds)]
     scored = [index for _, index in chosen[:count]]
     touched = {video for video, _ in chosen[:count]}
     others = [index for video, index in chosen[count:] if video not in touched]
     return scored, others[:count]
+
+
+def random_starts(names: Sequence[str], videos: int, draws: int, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of `draws` clips of each of so many videos, drawn anew each time, and of clips of other videos.
+
+    Videos come in the order of `evaluation_clips`; draws of one video are neighbours, and a clip may be drawn twice.
+    Clips cut at every frame (a step of 1) let a prediction start anywhere, as the debiased FVD asks. Raises InputError
+    if there are fewer videos than asked for.
+    """
+    clips = _by_video(names)
+    if videos > len(clips):
+        raise InputError(f"the protocol scores {videos} videos, but the split has {len(clips)}; lower protocol.clips")
+    drawn = [
+        own[derive("start", seed, video, draw) % len(own)]
+        for video, own in list(clips.items())[: 2 * videos]
+        for draw in range(draws)
+    ]
+    return drawn[: videos * draws], drawn[videos * draws :]
+
+
+def _by_video(names: Sequence[str]) -> dict[str, list[int]]:
+    """The clips of each video, the videos in an order drawn by a hash of their names."""
+    clips: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        clips[name.rpartition("@")[0]].append(index)
+    return {video: clips[video] for video in sorted(clips, key=lambda video: derive("evaluation", video))}

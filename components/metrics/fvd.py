@@ -1,60 +1,102 @@
-"""FVD by a named protocol (Unterthiner et al. 2018): the score, its interval, and whether the clips move at all."""
+"""FVD by a named protocol (Unterthiner et al. 2018): which clips and frames are scored and how, and the score."""
 
-import math
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Annotated, Any, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from components.config import Config
-from components.errors import InputError
-from components.metrics import frechet, i3d
+from components.metrics import frechet, i3d, intervals, kernel
+from components.metrics.intervals import FEWEST_BLOCKS, Estimate
 
-FEWEST_BLOCKS: Final = 8  # with fewer the standard error is itself too much of a guess
+RESIZE: Final = "antialiased bilinear interpolation"  # what brings clips to the resolution of a protocol
 
 
 class ProtocolConfig(Config):
     """What must be named for an FVD to mean something: two scores compare only if all of this is equal."""
 
     name: str
-    clips: Annotated[int, Field(ge=2)]  # test clips that give context and truth
-    samples: Annotated[int, Field(ge=1)]  # predictions for each of them
+    clips: Annotated[int, Field(ge=2)]  # test clips that give context and truth; where starts are random, videos
+    samples: Annotated[int, Field(ge=1)]  # predictions for each of them, K
+    start: Literal[
+        "first", "random"
+    ]  # the first clip of each video; or K of its clips drawn anew, real ones too (DFVD)
     context: Annotated[int, Field(ge=1)]  # pixel frames given
-    frames: Annotated[int, Field(ge=i3d.SHORTEST)]  # pixel frames predicted and scored, the context left out
+    context_scored: (
+        bool  # whether FVD sees the frames that were given, on both sides as they are, or only those predicted
+    )
+    frames: Annotated[int, Field(ge=1)]  # pixel frames predicted
+    window: Annotated[int, Field(ge=2)] | None  # frames predicted are also scored in windows of so many, to see drift
     resolution: Annotated[int, Field(ge=1)]  # pixels, height and width of the frames that are scored
     resamples: Annotated[int, Field(ge=0)]  # blocks of clips left out in turn for the interval; 0 is none
     seed: int  # of the predictions
 
+    @field_validator("frames")
+    @classmethod
+    def _long_enough(cls, frames: int, info: Any) -> int:  # a ValidationInfo, which no run-time check can look into
+        given = info.data.get("context", 0) if info.data.get("context_scored") else 0
+        if frames + given < i3d.SHORTEST:
+            raise ValueError(f"I3D needs at least {i3d.SHORTEST} frames; predict more, or score the context with them")
+        return frames
+
+    @field_validator("window")
+    @classmethod
+    def _within(cls, window: int | None, info: Any) -> int | None:
+        if window is not None and window > info.data.get("frames", window):
+            raise ValueError("a window is at most as long as the frames that are predicted; null is none")
+        return window
+
     @field_validator("resamples")
     @classmethod
-    def _possible(cls, blocks: int, info: Any) -> int:  # a ValidationInfo, which no run-time check can look into
+    def _possible(cls, blocks: int, info: Any) -> int:
         if 0 < blocks < FEWEST_BLOCKS or blocks > info.data.get("clips", blocks):
             raise ValueError(f"use 0 for no interval, or {FEWEST_BLOCKS} blocks up to as many as clips; 16 are plenty")
         return blocks
 
+    @property
+    def futures(self) -> int:
+        """Predictions of one and the same context: none but one where each prediction has a start of its own."""
+        return self.samples if self.start == "first" else 1
+
+    @property
+    def windows(self) -> tuple[slice, ...]:
+        """The windows that the predicted frames are cut into, from the first on, whole ones only."""
+        if self.window is None:
+            return ()
+        return tuple(
+            slice(first, first + self.window) for first in range(0, self.frames - self.window + 1, self.window)
+        )
+
     def describe(self) -> str:
         """The protocol in words, for the line under a table."""
         predictions = "one prediction each" if self.samples == 1 else f"{self.samples} predictions each"
+        chosen = "the first clip of each video before any second one"
+        if self.start == "random":
+            chosen = "every prediction from a start drawn anew in its video, and real clips from the same starts"
+        given, frames = "scored too, as it is", self.context + self.frames
+        if not self.context_scored:
+            given, frames = "left out", self.frames
         return (
-            f"{self.name}: {self.clips} test clips, {predictions} (seed {self.seed}); frames given: {self.context}, "
-            f"frames scored: {self.frames}, context left out, at {self.resolution}x{self.resolution}; "
-            f"{i3d.DESCRIPTION}; full covariances over N - 1"
+            f"{self.name}: {self.clips} test clips, {predictions} (seed {self.seed}), {chosen}; frames given: "
+            f"{self.context}, frames scored: {frames}, context {given}, at {self.resolution}x{self.resolution} "
+            f"({RESIZE} where clips are larger); {i3d.DESCRIPTION}; FVD: full covariances over N - 1; "
+            f"{kernel.DESCRIPTION}"
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """An FVD, and where about 95 % of what as many other clips give would lie; None where there is no interval."""
+def scored(
+    context: UInt8[Tensor, "b ... c h w"], predicted: UInt8[Tensor, "n f c h w"], config: ProtocolConfig
+) -> UInt8[Tensor, "n ... c h w"]:
+    """What FVD is to see of clips: the predicted frames, after the given ones if these are scored too.
 
-    value: float
-    low: float | None
-    high: float | None
-    clips_real: int
-    clips_fake: int
+    `context` is that of each test clip; its predictions are neighbours. It is the genuine one for both sides.
+    """
+    if not config.context_scored:
+        return predicted
+    return torch.cat([context.repeat_interleave(len(predicted) // len(context), dim=0), predicted], dim=1)
 
 
 def fvd(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"]) -> float:
@@ -62,62 +104,27 @@ def fvd(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"]) -> float:
     return frechet.frechet(real, fake)
 
 
-def score(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], config: ProtocolConfig) -> Score:
+def score(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: int) -> Estimate:
     """FVD with the interval value -+ 1.96 standard errors, which says how far chance in the choice of clips moves it.
 
     Row i of the shorter set and its share of the longer one belong together (a test clip and its predictions). The
     interval is about FVD at these numbers of clips: the bias that few clips bring, some c / N, is in the value and in
-    every other FVD of the same N, and no interval takes it away. A side with fewer clips than blocks is cut into single
-    clips, and one of fewer than eight clips gets no interval. Raises InputError as `fvd` does.
-    """
-    value = fvd(real, fake)
-    blocks = min(config.resamples, len(real), len(fake))
-    if blocks < FEWEST_BLOCKS:
-        return Score(value, None, None, len(real), len(fake))
-    margin = 1.96 * standard_error(real, fake, blocks)
-    return Score(value, max(value - margin, 0.0), value + margin, len(real), len(fake))
-
-
-def standard_error(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: int) -> float:
-    """Standard deviation of FVD over sets of clips like these: a jackknife by blocks with Efron and Stein's correction.
-
-    A bootstrap draws clips twice, which makes covariances narrower and FVD larger by more than the interval is wide.
-    Leaving out keeps clips distinct, but the plain jackknife counts twice what in FVD is quadratic in the clips, and
-    near equality there is little else; leaving out pairs of blocks measures that part (Efron and Stein 1981). The
-    correction takes half at most: the variance of a quadratic statistic lies between that and the plain jackknife.
-    `blocks` are at most the clips of the shorter set, and leave two clips when two of them are gone.
+    every other FVD of the same N, and no interval takes it away; `corrected` takes away its part of order 1 / N. A side
+    with fewer clips than blocks is cut into single clips, and one of fewer than eight clips gets no interval. Raises
+    InputError for fewer than two clips on a side, NaN or infinity.
     """
     fewer = min(len(real), len(fake))
+    found = intervals.estimate(leaving_out(real, fake, min(blocks, fewer)), min(blocks, fewer))
+    low = None if found.low is None else max(found.low, 0.0)
+    return Estimate(found.value, low, found.high, found.corrected)
+
+
+def leaving_out(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: int) -> Callable[..., float]:
+    """FVD without the blocks that are named; two clips must be left when two of the blocks are gone."""
+    fewer = min(len(real), len(fake))
+    sides = [(rows, intervals.blocks_of(len(rows), fewer, blocks)) for rows in (real, fake)]
 
     def without(*gone: int) -> float:
-        return fvd(*(rows[~torch.isin(_blocks(len(rows), fewer, blocks), torch.tensor(gone))] for rows in (real, fake)))
+        return fvd(*(rows[~torch.isin(block, torch.tensor(gone))] for rows, block in sides))
 
-    whole = fvd(real, fake)
-    single = [without(i) for i in range(blocks)]
-    plain = (blocks - 1) / blocks * _spread(single)
-    pairs = [
-        blocks * whole - (blocks - 1) * (single[i] + single[j]) + (blocks - 2) * without(i, j)
-        for i, j in combinations(range(blocks), 2)
-    ]
-    return math.sqrt(max(plain - _spread(pairs) / (blocks * (blocks - 1)), plain / 2))
-
-
-def _blocks(rows: int, fewer: int, blocks: int) -> Int[Tensor, "b"]:
-    """The block of each row: neighbours together, and so a test clip with its predictions."""
-    return torch.arange(rows) * fewer // rows * blocks // fewer
-
-
-def _spread(values: list[float]) -> float:
-    """Sum of squares about the mean."""
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values)
-
-
-def motion(clips: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b"]:
-    """Mean absolute difference of neighbouring frames of each clip, in grey levels of 0..255; 0 for a frozen clip.
-
-    Raises InputError for clips of a single frame.
-    """
-    if clips.shape[1] < 2:
-        raise InputError("the motion of a single frame is not defined; give clips of at least two frames")
-    return torch.stack([clip.float().diff(dim=0).abs().mean() for clip in clips])
+    return without

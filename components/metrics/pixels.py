@@ -1,7 +1,7 @@
 """Frame against frame: PSNR and SSIM."""
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,8 +16,17 @@ def psnr(x: UInt8[Tensor, "b f c h w"], y: UInt8[Tensor, "b f c h w"]) -> Float[
 
     Higher is closer; infinite for equal clips only, because the frames of a clip share one error.
     """
-    errors = torch.stack([(a.double() - b.double()).square().mean() for a, b in zip(x, y, strict=True)])
-    return (10 * torch.log10(255**2 / errors)).float()
+    return decibels(squared_errors(x, y))
+
+
+def squared_errors(x: UInt8[Tensor, "b f c h w"], y: UInt8[Tensor, "b f c h w"]) -> Float64[Tensor, "b f"]:
+    """Mean squared error of each frame, in squared grey levels of 0..255."""
+    return torch.stack([(a.double() - b.double()).square().mean(dim=(1, 2, 3)) for a, b in zip(x, y, strict=True)])
+
+
+def decibels(errors: Float64[Tensor, "b f"]) -> Float[Tensor, "b"]:
+    """PSNR of clips with these squared errors of their frames."""
+    return (10 * torch.log10(255**2 / errors.mean(dim=1))).float()
 
 
 def ssim(x: UInt8[Tensor, "b f c h w"], y: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b"]:
@@ -26,9 +35,15 @@ def ssim(x: UInt8[Tensor, "b f c h w"], y: UInt8[Tensor, "b f c h w"]) -> Float[
     Gaussian window of 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, peak 255, no padding, no downsampling.
     Raises InputError for frames smaller than the window.
     """
+    return similarities(x, y).mean(dim=1)
+
+
+def similarities(x: UInt8[Tensor, "b f c h w"], y: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f"]:
+    """SSIM of each frame; `ssim` is its mean. Raises InputError for frames smaller than the window."""
     if min(x.shape[-2:]) < WINDOW:
         raise InputError(f"SSIM needs frames of at least {WINDOW}x{WINDOW} pixels, not {x.shape[-2]}x{x.shape[-1]}")
-    return torch.stack([_similarity(a.double(), b.double()).mean() for a, b in zip(x, y, strict=True)]).float()
+    each = [_similarity(a.double(), b.double()).mean(dim=(1, 2, 3)) for a, b in zip(x, y, strict=True)]
+    return torch.stack(each).float()
 
 
 def _similarity(x: Float[Tensor, "f c h w"], y: Float[Tensor, "f c h w"]) -> Float[Tensor, "f c _ _"]:

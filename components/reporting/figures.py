@@ -14,12 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from components.reporting.results import Evaluation, Sweep
-from components.reporting.tables import number, references_of
+from components.reporting.drift import DRAWN
+from components.reporting.results import REFERENCES, Evaluation, Sweep, Window
+from components.reporting.tables import label, number, references_of
 
 WIDE: Final = 9.6  # inches, on a desk
 NARROW: Final = 4.4  # inches, on a phone
 DOTS: Final = 150  # per inch
+_DASHES: Final = ((0, (4, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, (2, 1)))  # of references, to tell them apart
 _NOT_TERMS: Final = ("step", "seconds", "epoch", "steps_per_second", "data_wait", "learning_rate")
 
 
@@ -93,6 +95,26 @@ def score_bars(evaluations: Sequence[Evaluation], theme: Theme, *, narrow: bool 
         panel.grid(axis="y", visible=False)
         panel.margins(x=0.12)
         panel.set_xlim(left=0)
+        return _png(figure, theme)
+
+
+def drift(lines: Mapping[str, Sequence[Window]], theme: Theme, *, narrow: bool = False) -> bytes:
+    """Scores of windows against their last frame, one panel a score; references are dashed."""
+    drawn = [key for key in DRAWN if any(key in window.numbers for windows in lines.values() for window in windows)]
+    models = dict(zip((name for name in lines if name not in REFERENCES), _colours(theme), strict=False))
+    dashes = dict(zip((name for name in lines if name in REFERENCES), _DASHES, strict=False))
+    with _figure(len(drawn), theme, narrow, 2.7) as (figure, panels):
+        for key, panel in zip(drawn, panels, strict=False):
+            for name, windows in lines.items():
+                points = [(window.last, window.numbers[key]) for window in windows if key in window.numbers]
+                style: dict[str, Any] = {"color": theme.soft, "linewidth": 1.2, "linestyle": dashes.get(name)}
+                if name in models:
+                    style = {"color": models[name], "linewidth": 1.8, "marker": "o", "markersize": 4}
+                if points:
+                    panel.plot(*zip(*points, strict=True), label=name, **style)
+            panel.set_title(label(key), loc="left")
+            panel.set_xlabel("last frame of the window")
+        _legend(figure, panels, theme)
         return _png(figure, theme)
 
 

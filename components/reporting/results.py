@@ -37,6 +37,16 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """The scores of a line of scores.json in some of its frames, counted from the first predicted one."""
+
+    name: str
+    first: int
+    last: int
+    numbers: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """scores.json of a row."""
 
@@ -46,6 +56,12 @@ class Evaluation:
     milliseconds_per_frame: float | None
     parameters: float | None
     sampler: dict[str, Any]
+    drift: tuple[Window, ...]
+    calibration: dict[str, Any] | None  # of the canvas and its staticness; None without a canvas
+
+    def line(self, name: str) -> Score | None:
+        """The scores of this name, if there are any."""
+        return next((score for score in self.scores if score.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +69,7 @@ class Gallery:
     """gallery.safetensors of a row: clips to look at. `truth`, `sample` and `canvas` hold the predicted frames only."""
 
     names: tuple[str, ...]
+    reasons: tuple[str, ...]  # why each clip is shown
     context: UInt8[np.ndarray, "b ... c h w"]
     truth: UInt8[np.ndarray, "b f c h w"]
     sample: UInt8[np.ndarray, "b f c h w"]
@@ -98,17 +115,28 @@ def read_evaluation(folder: Path) -> Evaluation:
         scores = tuple(Score(str(entry["name"]), _numbers(entry, {"name"})) for entry in content["scores"])
         speed = _numbers(content, set(content) - {"milliseconds_per_frame", "parameters"})
         row, protocol, sampler = str(content["row"]), dict(content["protocol"]), dict(content["sampler"])
+        drift = tuple(
+            Window(
+                str(entry["name"]),
+                int(entry["first"]),
+                int(entry["last"]),
+                _numbers(entry, {"name", "first", "last"}),
+            )
+            for entry in content["drift"]
+        )
+        calibration = None if content["calibration"] is None else dict(content["calibration"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a table of scores ({_told(error)}); {AGAIN}") from None
     if all(score.reference for score in scores):
         raise InputError(f"{path} holds no score of a model; {AGAIN}")
-    return Evaluation(row, protocol, scores, speed.get("milliseconds_per_frame"), speed.get("parameters"), sampler)
+    milliseconds, parameters = speed.get("milliseconds_per_frame"), speed.get("parameters")
+    return Evaluation(row, protocol, scores, milliseconds, parameters, sampler, drift, calibration)
 
 
 def read_gallery(folder: Path) -> Gallery:
     """gallery.safetensors in this folder. Raises InputError if it is missing, damaged or its shapes disagree."""
     path = folder / "gallery.safetensors"
-    names, tensors = _tensors(path, ("context", "truth", "sample"), ("canvas", "staticness", "order"))
+    words, tensors = _tensors(path, ("context", "truth", "sample"), ("canvas", "staticness", "order"))
     context, truth, sample = tensors["context"], tensors["truth"], tensors["sample"]
     if context.shape[0] != len(truth) or context.shape[2:] != truth.shape[2:]:
         raise InputError(f"{path}: context {context.shape} and truth {truth.shape} are not of the same clips; {AGAIN}")
@@ -121,7 +149,8 @@ def read_gallery(folder: Path) -> Gallery:
             raise InputError(f"{path}: {name} {tensors[name].shape} is no map for each of {len(truth)} clips; {AGAIN}")
     staticness, order = tensors.get("staticness"), tensors.get("order")
     return Gallery(
-        names,
+        words["names"],
+        words["reasons"],
         context,
         truth,
         sample,
@@ -134,9 +163,9 @@ def read_gallery(folder: Path) -> Gallery:
 def read_reconstructions(folder: Path) -> Reconstructions:
     """reconstructions.safetensors in this folder. Raises InputError if it is missing, damaged or of unlike shapes."""
     path = folder / "reconstructions.safetensors"
-    names, tensors = _tensors(path, ("truth", "reconstruction"), ())
+    words, tensors = _tensors(path, ("truth", "reconstruction"), ())
     _alike(path, tensors["truth"], "reconstruction", tensors["reconstruction"])
-    return Reconstructions(names, tensors["truth"], tensors["reconstruction"])
+    return Reconstructions(words["names"], tensors["truth"], tensors["reconstruction"])
 
 
 def read_history(folder: Path) -> pd.DataFrame:
@@ -205,7 +234,9 @@ def _table(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is not a readable table ({_told(error)}); {AGAIN}") from None
 
 
-def _tensors(path: Path, needed: tuple[str, ...], known: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _tensors(
+    path: Path, needed: tuple[str, ...], known: tuple[str, ...]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
     try:
         with safe_open(path, "numpy") as file:
             held = set(file.keys())
@@ -224,10 +255,12 @@ def _tensors(path: Path, needed: tuple[str, ...], known: tuple[str, ...]) -> tup
                 f"{path}: {name} must be uint8 frames (b, f, 3, h, w), not {_form(tensors[name])}; {AGAIN}"
             )
     count = len(tensors[needed[-1]])
-    names = json.loads(words["names"]) if "names" in words else [f"clip {index}" for index in range(count)]
-    if len(names) != count:
-        raise InputError(f"{path} holds {count} clips and {len(names)} names; {AGAIN}")
-    return tuple(map(str, names)), tensors
+    told = {key: json.loads(words[key]) for key in ("names", "reasons") if key in words}
+    told = {"names": [f"clip {index}" for index in range(count)], "reasons": [""] * count} | told
+    for key, values in told.items():
+        if len(values) != count:
+            raise InputError(f"{path} holds {count} clips and {len(values)} {key}; {AGAIN}")
+    return {key: tuple(map(str, values)) for key, values in told.items()}, tensors
 
 
 def _alike(path: Path, truth: UInt8[np.ndarray, "..."], name: str, other: UInt8[np.ndarray, "..."]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from components.config import flatten
+from components.errors import InputError
 from components.reporting.results import REFERENCES, Evaluation, Score, Sweep
 
 # Measured on synthetic clips, equal distributions on both sides: clips a side, FVD, its spread, what 80 % power sees
@@ -19,6 +20,16 @@ NULLS: Final = (
     (256, 100, 6, "a tenth of the clips being clearly worse"),
     (512, 50, 2, "a tenth of the clips being clearly worse"),
 )
+
+NOTES: Final[Mapping[str, str]] = {
+    "fvd_corrected": "FVD corrected: less the bias of order 1 / N that leaving out clips shows; what bias is left is "
+    "in the row real against real",
+    "kvd": "KVD: a kernel's distance between the same features, 0 on average for equal sets however few, and noisier",
+    "motion_ratio": "motion / truth: 1 moves as much as the truth; frozen: moves less than a tenth of it",
+    "psnr_best": "best: of the predictions of each context, the one nearest to the truth by this score",
+    "spread_ratio": "spread / error: how far predictions of one context are from each other, for how far they are from "
+    "the truth; 1 where the truth could be one of them, less where they are too alike",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +71,22 @@ class Table:
     words: int = 1
 
 
-_SCORES: Final = (
+SCORES: Final = (
     Column("fvd", "FVD", 0, "lower"),
+    Column("fvd_corrected", "FVD corrected", 0, "lower"),
+    Column("kvd", "KVD", 2, "lower"),
     Column("clips", "clips", 0),
     Column("psnr", "PSNR", 2, "higher", "dB"),
+    Column("psnr_best", "PSNR, best", 2, "higher", "dB"),
     Column("ssim", "SSIM", 3, "higher"),
+    Column("ssim_best", "SSIM, best", 3, "higher"),
     Column("lpips", "LPIPS", 3, "lower"),
-    Column("motion", "motion", 4),
+    Column("lpips_best", "LPIPS, best", 3, "lower"),
+    Column("motion", "motion", 1, None, "levels"),
+    Column("motion_ratio", "motion / truth", 2),
+    Column("frozen", "frozen", 0, "lower", "%", 100.0),
+    Column("spread", "spread", 1, None, "levels"),
+    Column("spread_ratio", "spread / error", 2),
     Column("milliseconds_per_frame", "time a frame", 1, "lower", "ms"),
     Column("parameters", "parameters", 2, None, "M", 1e-6),
 )
@@ -86,7 +106,7 @@ def word(value: object) -> str:
 
 def label(key: str) -> str:
     """The name of a number, as a person reads it, with its unit."""
-    known = next((column for column in _SCORES if column.key == key), None)
+    known = next((column for column in SCORES if column.key == key), None)
     return key.replace("_", " ") if known is None else ", ".join(filter(None, (known.label, known.unit)))
 
 
@@ -97,6 +117,11 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     return " · ".join(f"{key.replace('_', ' ')} {word(value)}" for key, value in flatten(protocol).items())
 
 
+def protocol_card(protocol: Mapping[str, Any]) -> dict[str, str]:
+    """Every choice of a protocol and what it was scored on, one by one."""
+    return {key.replace("_", " "): word(value) for key, value in flatten(protocol).items() if key != "description"}
+
+
 def by_protocol(evaluations: Sequence[Evaluation]) -> tuple[tuple[Evaluation, ...], ...]:
     """Evaluations that may stand in one table: those of equal protocols, in their own order."""
     groups: dict[str, list[Evaluation]] = {}
@@ -105,8 +130,27 @@ def by_protocol(evaluations: Sequence[Evaluation]) -> tuple[tuple[Evaluation, ..
     return tuple(map(tuple, groups.values()))
 
 
+def check_comparable(evaluations: Sequence[Evaluation]) -> None:
+    """Raises InputError that names what differs, unless protocols and data are equal."""
+    for other in evaluations[1:]:
+        first, second = flatten(evaluations[0].protocol), flatten(other.protocol)
+        keys = [key for key in dict.fromkeys((*first, *second)) if first.get(key) != second.get(key)]
+        told = ", ".join(
+            f"{key} ({word(first.get(key))}, {word(second.get(key))})" for key in keys if key != "description"
+        )
+        if keys:
+            raise InputError(
+                f"{evaluations[0].row} and {other.row} cannot stand in one table: they differ in "
+                f"{told or 'how their protocols are described'}; score both by one protocol on the same clips"
+            )
+
+
 def score_table(evaluations: Sequence[Evaluation]) -> Table:
-    """Scores of rows of one protocol: the models, best numbers marked, and each reference once."""
+    """Scores of rows of one protocol: the models, best numbers marked, and each reference once.
+
+    Raises InputError if protocols or data differ.
+    """
+    check_comparable(evaluations)
     models = [
         (evaluation.row, score.name, _whole(evaluation, score))
         for evaluation in evaluations
@@ -115,24 +159,25 @@ def score_table(evaluations: Sequence[Evaluation]) -> Table:
     ]
     references = references_of(evaluations)
     every = [numbers for _, _, numbers in models] + [score.numbers for score in references]
-    columns = [column for column in (*_SCORES, *_others(every)) if any(column.key in numbers for numbers in every)]
+    columns = [column for column in (*SCORES, *_others(every)) if any(column.key in numbers for numbers in every)]
     bests = {column.key: _best(column, [numbers for _, _, numbers in models]) for column in columns}
     lines = [
         Line(
             (
                 Cell(row, "" if name == row else name),
-                *(_cell(column, numbers, bests[column.key]) for column in columns),
+                *(cell(column, numbers, bests[column.key]) for column in columns),
             ),
             "model",
         )
         for row, name, numbers in models
     ]
     lines += [
-        Line((Cell(score.name), *(_cell(column, score.numbers, None) for column in columns)), "reference")
+        Line((Cell(score.name), *(cell(column, score.numbers, None) for column in columns)), "reference")
         for score in references
     ]
-    heads = (Cell("row"), *(Cell(column.label, _sign(column)) for column in columns))
-    return Table(heads, tuple(lines), tuple(f"{score.name}: {REFERENCES[score.name]}" for score in references))
+    heads = (Cell("row"), *(Cell(column.label, sign(column)) for column in columns))
+    notes = [text for key, text in NOTES.items() if any(column.key == key for column in columns)]
+    return Table(heads, tuple(lines), (*notes, *(f"{score.name}: {REFERENCES[score.name]}" for score in references)))
 
 
 def references_of(evaluations: Sequence[Evaluation]) -> tuple[Score, ...]:
@@ -178,7 +223,7 @@ def _whole(evaluation: Evaluation, score: Score) -> dict[str, float]:
 
 
 def _others(every: Sequence[Mapping[str, float]]) -> list[Column]:
-    known = {column.key for column in _SCORES}
+    known = {column.key for column in SCORES}
     found = dict.fromkeys(key for numbers in every for key in numbers if key not in known)
     return [Column(key, key.replace("_", " "), 3) for key in found if not key.endswith(("_low", "_high"))]
 
@@ -190,7 +235,8 @@ def _best(column: Column, numbers: Sequence[Mapping[str, float]]) -> float | Non
     return min(values) if column.better == "lower" else max(values)
 
 
-def _cell(column: Column, numbers: Mapping[str, float], best: float | None) -> Cell:
+def cell(column: Column, numbers: Mapping[str, float], best: float | None) -> Cell:
+    """A number as its column shows it, with its interval, marked if it is the best; a dash for what is missing."""
     value = numbers.get(column.key)
     if value is None:
         return Cell("–")
@@ -201,9 +247,35 @@ def _cell(column: Column, numbers: Mapping[str, float], best: float | None) -> C
     return Cell(number(value * column.scale, column.digits), interval, best == value)
 
 
-def _sign(column: Column) -> str:
+def sign(column: Column) -> str:
+    """The unit of a column and which way is better."""
     arrow = {"lower": "↓", "higher": "↑", None: ""}[column.better]
     return " ".join(filter(None, (column.unit, arrow)))
+
+
+def calibration_table(evaluations: Sequence[Evaluation]) -> Table | None:
+    """What was said of how still tokens are and what was seen of it, bin by bin; None where no row has a canvas."""
+    told = {one.row: one.calibration for one in evaluations if one.calibration is not None}
+    lines = [
+        Line(
+            (
+                Cell(row),
+                Cell(f"{bin['low']:.1f}–{bin['high']:.1f}"),
+                Cell(number(bin["tokens"], 0)),
+                Cell(number(bin["predicted"], 3)),
+                Cell(number(bin["observed"], 3)),
+            )
+        )
+        for row, calibration in told.items()
+        for bin in calibration["bins"]
+    ]
+    heads = ("row", "staticness", "tokens", "predicted", "observed")
+    notes = tuple(
+        f"{row}: mean square error of the canvas {number(calibration['canvas_error'], 3)} of standardised latents; "
+        f"predicted and observed staticness are {number(calibration['staticness_error'], 3)} apart on average"
+        for row, calibration in told.items()
+    )
+    return Table(tuple(map(Cell, heads)), tuple(lines), notes, words=2) if lines else None
 
 
 def history_table(histories: Mapping[str, pd.DataFrame]) -> Table:

@@ -47,6 +47,11 @@ def test_scores_hold_the_reference_rows(journey):
         names = [line["name"] for line in content["scores"]]
         assert names == [row, "copy last frame", "VAE reconstruction", "real against real"]
         assert all(line["fvd"] >= 0 for line in content["scores"])
+        assert {(window["name"], window["first"]) for window in content["drift"]} == {
+            (name, first) for name in names for first in (1, 5)
+        }
+        assert (content["calibration"] is None) == (row == "kuka-no-canvas")
+        assert list((journey / ".state" / "evaluations" / row).iterdir()) == []
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(journey):
@@ -55,6 +60,9 @@ def test_the_report_is_one_page_that_needs_nothing_else(journey):
     assert "kuka-no-canvas" in page
     assert 'src="http' not in page
     assert not re.search(r"<link[^>]+href=.(?!data:)", page)
+    card = (journey / "report" / "model_card.md").read_text(encoding="utf-8")
+    assert "simulated by this pipeline (shapes, seed 0)" in card
+    assert "kuka-no-canvas is not comparable" in card
 
 
 def test_another_sampler_value_trains_nothing_again(journey, tmp_path):

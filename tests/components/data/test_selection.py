@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from components.data.selection import evaluation_clips
+from components.data.selection import evaluation_clips, random_starts
 from components.errors import InputError
 
 NAMES = [f"video{v}.mp4@{frame}" for v in range(10) for frame in (0, 13, 26)]
@@ -66,3 +66,22 @@ def test_a_name_may_hold_the_sign_that_parts_it_from_its_frame() -> None:
 def test_more_clips_than_there_are_cannot_be_scored() -> None:
     with pytest.raises(InputError, match=r"scores 31 clips, but the split has 30; lower protocol.clips"):
         evaluation_clips(NAMES, 31)
+
+
+def test_random_starts_are_drawn_anew_for_every_prediction_of_a_video_and_repeat_with_the_seed() -> None:
+    drawn, others = random_starts(NAMES, 6, 40, seed=0)
+    assert [set(videos(drawn[i : i + 40])) for i in range(0, 240, 40)] == [
+        {video} for video in dict.fromkeys(videos(evaluation_clips(NAMES, 6)[0]))
+    ]
+    starts = Counter(NAMES[index].rpartition("@")[2] for index in drawn)
+    assert set(starts) == {"0", "13", "26"}
+    assert min(starts.values()) > 50
+    assert random_starts(NAMES, 6, 40, seed=0) == (drawn, others)
+    assert random_starts(NAMES, 6, 40, seed=1)[0] != drawn
+    assert not set(videos(others)) & set(videos(drawn))
+    assert len(others) == 4 * 40
+
+
+def test_more_videos_than_there_are_cannot_start_at_random() -> None:
+    with pytest.raises(InputError, match="scores 11 videos, but the split has 10"):
+        random_starts(NAMES, 11, 1, seed=0)

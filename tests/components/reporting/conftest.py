@@ -15,7 +15,7 @@ REFERENCE_SCORES = (
 
 
 def write_scores(folder, row, **others):
-    own = {"name": "model", "fvd": 688.4, "fvd_low": 641.0, "fvd_high": 735.0, "clips": 64, "psnr": 21.4, "lpips": 0.12}
+    own = {"name": row, "fvd": 688.4, "fvd_low": 641.0, "fvd_high": 735.0, "clips": 64, "psnr": 21.4, "lpips": 0.12}
     content = {
         "row": row,
         "protocol": {"dataset": "kuka", "frames": 9, "context_frames": 1},
@@ -23,6 +23,16 @@ def write_scores(folder, row, **others):
         "milliseconds_per_frame": 41.2,
         "parameters": 3_213_456,
         "sampler": {"sets": 4},
+        "drift": [
+            {"name": name, "first": first, "last": first + 3, "clips": 64, "psnr": psnr - first, "fvd": None}
+            for name, psnr in ((row, 22.0), ("copy last frame", 20.0))
+            for first in (1, 5)
+        ],
+        "calibration": {
+            "canvas_error": 0.25,
+            "staticness_error": 0.125,
+            "bins": [{"low": 0.1, "high": 0.2, "tokens": 640, "predicted": 0.15, "observed": 0.275}],
+        },
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(json.dumps(content))
@@ -41,7 +51,8 @@ def write_gallery(folder, drawn=True, names=("a.mp4@0", "b.mp4@13"), **others):
         frames["staticness"] = np.linspace(0, 1, 32, dtype=np.float32).reshape(2, 4, 2, 2)
     kept = {key: value for key, value in (frames | others).items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(kept, folder / "gallery.safetensors", {"names": json.dumps(names)})
+    words = {"names": json.dumps(names), "reasons": json.dumps(["as it comes", "largest error"])}
+    save_file(kept, folder / "gallery.safetensors", words)
 
 
 def write_trials(folder, **others):

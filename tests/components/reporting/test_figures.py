@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -5,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from components.reporting import figures, results
+from components.reporting import drift, figures, results
 
 
 @pytest.fixture
@@ -64,6 +65,19 @@ def test_bars_show_every_model_in_its_colour(evaluations):
     bars = figures.score_bars(evaluations, figures.LIGHT)
     for colour in figures.LIGHT.palette[:2]:
         assert shows(bars, [0.85 * part + 0.15 * 255 for part in rgb(colour)])
+
+
+def test_drift_has_a_panel_for_each_score_measured_and_a_line_for_each_model(evaluations):
+    lines = drift.lines_of(evaluations)
+    seen = colours(figures.drift(lines, figures.LIGHT))
+    assert {rgb(colour) for colour in figures.LIGHT.palette[:2]} <= seen
+    windows = [
+        dataclasses.replace(one, numbers=one.numbers | {"fvd": 9.0, "ssim": 1.0}) for one in lines["with-canvas"]
+    ]
+    assert (
+        opened(figures.drift({"a": windows}, figures.LIGHT, narrow=True)).height
+        == 3 * opened(figures.drift({"a": lines["with-canvas"]}, figures.LIGHT, narrow=True)).height
+    )
 
 
 def test_a_full_grid_is_a_map_and_anything_else_panels(finished, builders):

@@ -14,9 +14,9 @@ def sources(root):
     return page.Sources(
         evaluations={row: root / row / "evaluation" for row in ROWS},
         trainings={row: root / row / "training" for row in ROWS},
-        sweep=root / "sweep",
-        clips=root / "clips",
-        vae=root / "vae",
+        sweeps=dict.fromkeys(ROWS, root / "sweep"),
+        clips={"arm": root / "clips"},
+        vaes={"arm-vae": root / "vae"},
     )
 
 
@@ -67,16 +67,18 @@ def test_the_page_holds_everything_and_asks_for_nothing(finished, tmp_path):
     assert "64 clips are few for FVD" in html
     files = {path.name for path in (tmp_path / "out").iterdir()}
     clips = {f"gallery-{row}-{index}.{kind}" for row in ROWS for index in (0, 1) for kind in ("png", "webp")}
-    figures = {"index.html", "journey.svg", "loss.png", "scores.png", "sweep.png", "vae-0.png", "vae-1.png"}
+    figures = {"index.html", "journey.svg", "loss.png", "scores.png", "drift.png"}
+    figures |= {f"sweep-{row}.png" for row in ROWS} | {"vae-arm-vae-0.png", "vae-arm-vae-1.png"}
     assert files == clips | figures
 
 
 def test_clips_of_one_name_stand_together_and_equal_input_gives_an_equal_page(finished, tmp_path):
-    alone = page.Sources(sources(finished).evaluations, {}, None, None, None)
+    alone = page.Sources(sources(finished).evaluations, {}, {}, {}, {})
     html = render(alone, tmp_path / "one")
     assert html == render(alone, tmp_path / "two")
     assert html.count("<h3>a.mp4@0</h3>") == 1
-    assert html.count("<figcaption>with-canvas</figcaption>") == 2
+    assert html.count("<figcaption>with-canvas · as it comes</figcaption>") == 1
+    assert html.count("<figcaption>no-canvas · largest error</figcaption>") == 1
     assert 'id="sweep"' not in html
     assert 'id="vae"' not in html
 
@@ -91,5 +93,20 @@ def test_a_row_may_have_any_name(finished, tmp_path, builders):
     odd = finished / "odd"
     builders["scores"](odd, "a/b ü")
     builders["gallery"](odd)
-    render(page.Sources({"a/b ü": odd}, {}, None, None, None), tmp_path / "out")
+    render(page.Sources({"a/b ü": odd}, {}, {}, {}, {}), tmp_path / "out")
     assert (tmp_path / "out" / "gallery-a_b_ü-0.png").exists()
+
+
+def test_the_search_of_every_row_is_shown(finished, tmp_path):
+    html = render(sources(finished), tmp_path / "out")
+    for row in ROWS:
+        assert f"<h3>{row}: chosen among 4 trials</h3>" in html
+
+
+def test_the_page_holds_the_protocols_card_drift_the_canvas_and_the_papers_tables(finished, tmp_path):
+    html = render(sources(finished), tmp_path / "out")
+    assert "<dt>context frames</dt><dd>1</dd>" in html
+    assert "<td>5–8</td>" in html
+    assert "mean square error of the canvas 0.250" in html
+    assert "Table 1 of the paper: Kinetics-600" in html
+    assert "no-canvas is not comparable: dataset kuka instead of bair" in html

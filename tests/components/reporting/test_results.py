@@ -58,7 +58,17 @@ def test_a_missing_or_damaged_file_is_named_in_one_sentence(tmp_path, read, file
             {"row": "x", "protocol": {}, "sampler": {}, "scores": [{"name": "m", "fvd": "low"}]},
             "is not a table of scores",
         ),
-        ({"row": "x", "protocol": {}, "sampler": {}, "scores": [{"name": "truth"}]}, "holds no score of a model"),
+        (
+            {
+                "row": "x",
+                "protocol": {},
+                "sampler": {},
+                "scores": [{"name": "truth"}],
+                "drift": [],
+                "calibration": None,
+            },
+            "holds no score of a model",
+        ),
     ],
 )
 def test_scores_of_another_form_are_refused(tmp_path, content, told):

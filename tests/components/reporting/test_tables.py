@@ -3,7 +3,8 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from components.reporting import results, tables
+from components.errors import InputError
+from components.reporting import drift, results, tables
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_references_stand_once_and_after_the_models(evaluations):
         "copy last frame",
     ]
     assert [line.kind for line in table.lines] == ["model", "model", "reference", "reference"]
-    assert len(table.notes) == 2
+    assert [note.partition(":")[0] for note in table.notes] == ["real against real", "copy last frame"]
 
 
 def test_the_best_of_the_models_is_marked_and_a_better_reference_is_not(evaluations):
@@ -89,6 +90,35 @@ def test_unequal_protocols_do_not_stand_in_one_table(evaluations):
     assert tables.by_protocol(evaluations) == (tuple(evaluations),)
     assert tables.protocol_line(other.protocol) == "dataset kuka · frames 17"
     assert tables.protocol_line({"frames": 17, "description": "17 frames at 64 x 64"}) == "17 frames at 64 x 64"
+
+
+@pytest.mark.parametrize("table", [tables.score_table, drift.table])
+def test_rows_of_unequal_protocol_or_data_are_refused_with_what_differs(evaluations, table):
+    first, second = evaluations
+    longer = dataclasses.replace(second, protocol=second.protocol | {"frames": 17})
+    with pytest.raises(InputError, match=r"with-canvas and no-canvas cannot .* differ in frames \(9, 17\); score both"):
+        table([first, longer])
+    elsewhere = dataclasses.replace(second, protocol=second.protocol | {"clips_hash": "abc"})
+    with pytest.raises(InputError, match=r"differ in clips_hash \(null, abc\)"):
+        table([first, elsewhere])
+
+
+def test_windows_stand_in_their_order_models_first_without_what_was_not_measured(evaluations):
+    table = drift.table(evaluations)
+    assert [cell.text for cell in table.heads] == ["row", "frames", "PSNR"]
+    assert [texts(line) for line in table.lines][1:3] == [
+        ["with-canvas", "5–8", "17.00"],
+        ["no-canvas", "1–4", "21.00"],
+    ]
+    assert [line.kind for line in table.lines] == ["model"] * 4 + ["reference"] * 2
+    assert drift.table([dataclasses.replace(evaluations[0], drift=())]) is None
+
+
+def test_staticness_is_shown_bin_by_bin_and_not_for_rows_without_a_canvas(evaluations):
+    first, second = evaluations
+    table = tables.calibration_table([first, dataclasses.replace(second, calibration=None)])
+    assert [texts(line) for line in table.lines] == [["with-canvas", "0.1–0.2", "640", "0.150", "0.275"]]
+    assert tables.calibration_table([dataclasses.replace(second, calibration=None)]) is None
 
 
 def test_trials_are_ranked_and_failed_ones_last(finished):

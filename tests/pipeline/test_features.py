@@ -1,0 +1,70 @@
+"""Features that were computed once are not computed again: real ones, and those of an interrupted evaluation."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from components.metrics.i3d import I3D
+from pipeline import features
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """I3D with weights of its own: what is cached does not depend on which."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    save_file(I3D().state_dict(), folder / features.NETWORK)
+    return folder
+
+
+@pytest.fixture
+def opened(weights, tmp_path, monkeypatch):
+    """The features with a cache of one clip a file, and the numbers of clips that the network was asked for."""
+    monkeypatch.setattr(features, "PIECE", 1)
+    found = features.Features(weights, torch.device("cpu"), tmp_path / "cache", 16)
+    seen = []
+    found.network.register_forward_pre_hook(lambda network, given: seen.append(len(given[0])))
+    return found, seen
+
+
+def clips(*levels):
+    noise = torch.randint(0, 200, (1, 9, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return torch.cat([noise + level for level in levels])
+
+
+def test_a_second_look_at_the_same_real_clips_computes_nothing_and_another_clip_only_itself(opened):
+    found, seen = opened
+    first = found.of(clips(1, 2), "truth")
+    assert sum(seen) == 2
+    assert torch.equal(found.of(clips(1, 2), "truth"), first)
+    assert sum(seen) == 2
+    assert torch.equal(found.of(clips(2, 3), "samples")[0], first[1])
+    assert sum(seen) == 3
+
+
+def test_an_interrupted_look_goes_on_where_it_was(opened):
+    found, seen = opened
+
+    def stop(network, given):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    handle = found.network.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        found.of(clips(1, 2), "truth")
+    handle.remove()
+    seen.clear()
+    assert found.of(clips(1, 2), "truth").shape == (2, 400)
+    assert sum(seen) == 1
+
+
+def test_another_network_has_other_features(opened, weights, tmp_path):
+    found, _ = opened
+    other = tmp_path / "other"
+    other.mkdir()
+    torch.manual_seed(1)
+    save_file(I3D().state_dict(), other / features.NETWORK)
+    again = features.Features(other, torch.device("cpu"), found.cache, 16)
+    assert not torch.equal(found.of(clips(1), "truth"), again.of(clips(1), "truth"))
