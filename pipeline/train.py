@@ -46,9 +46,7 @@ class Start:
     new: tuple[str, ...]  # how the names of the weights begin that it lacks
 
 
-def make(
-    config: ModelConfig, phase: Phase, folder: Path, start: Start | None, worker: Worker
-) -> tuple[Training, Data]:
+def make(config: ModelConfig, phase: Phase, folder: Path, start: Start | None, worker: Worker) -> tuple[Training, Data]:
     """One worker's part of a phase."""
     recipe = phase.recipe
     torch.manual_seed(derive(recipe.seed, "model"))

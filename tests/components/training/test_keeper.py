@@ -147,9 +147,10 @@ def small_disk(tmp_path: Path) -> Any:
     """A disk of four mebibytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if shutil.which("mount") is None or subprocess.run(
-        ("mount", "-t", "tmpfs", "-o", "size=4m", "none", disk), capture_output=True
-    ).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(("mount", "-t", "tmpfs", "-o", "size=4m", "none", disk), capture_output=True).returncode
+    ):
         pytest.skip("this machine does not let us mount a small tmpfs")
     yield disk
     subprocess.run(("umount", disk), check=True)

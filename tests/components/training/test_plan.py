@@ -126,7 +126,5 @@ def test_the_planned_memory_is_within_15_percent_of_the_measured_peak() -> None:
         (sys.executable, "-c", MEASURE), cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     clip = torch.zeros(1, 9, 12, 8, 8)
-    many, one = (
-        plan(wide().build, clip, recipe(batch=batch)).memory["gradients and activations"] for batch in (24, 1)
-    )
+    many, one = (plan(wide().build, clip, recipe(batch=batch)).memory["gradients and activations"] for batch in (24, 1))
     assert many - one == pytest.approx(int(done.stdout), rel=0.15)
