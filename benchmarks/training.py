@@ -99,8 +99,9 @@ def rows(config: CanvasMARConfig, recipe: RecipeConfig, run: Choices, rate: floa
         without = row("no canvas", config.model_copy(update={"canvas": None}), recipe, run, rate)
         for line in (row("canvas", config, recipe, run, rate), without):
             pace, other = line["clips/s"], without["clips/s"]
-            known = isinstance(pace, float) and isinstance(other, float)
-            lines.append(line | {"pace to no canvas": pace / other if known else None})
+            if isinstance(pace, float) and isinstance(other, float):
+                line["pace to no canvas"] = pace / other
+            lines.append(line)
     return lines
 
 
