@@ -13,16 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.config import parse
 from components.models.canvasmar import CanvasMARConfig
 from components.training.loop import Training
-from components.training.optimizer import RecipeConfig
 from components.training.plan import Plan, parameters, plan
 from tests.behaviour.conftest import LATENT, tiny_config
 from tests.components.training.test_loop import Linear, recipe
 
 ROOT = Path(__file__).parents[3]
+BUILD = tiny_config().build
 CLIP = torch.zeros(1, 5, *LATENT)
 
 
-def planned(build: Callable[[], nn.Module] = tiny_config().build, clip: Tensor = CLIP, **changes: Any) -> Plan:
+def planned(build: Callable[[], nn.Module] = BUILD, clip: Tensor = CLIP, **changes: Any) -> Plan:
     return plan(build, clip, recipe(**changes))
 
 
@@ -126,7 +126,5 @@ def test_the_planned_memory_is_within_15_percent_of_the_measured_peak() -> None:
         (sys.executable, "-c", MEASURE), cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     clip = torch.zeros(1, 9, 12, 8, 8)
-    many, one = (
-        plan(wide().build, clip, recipe(batch=batch)).memory["gradients and activations"] for batch in (24, 1)
-    )
+    many, one = (plan(wide().build, clip, recipe(batch=batch)).memory["gradients and activations"] for batch in (24, 1))
     assert many - one == pytest.approx(int(done.stdout), rel=0.15)
