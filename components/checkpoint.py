@@ -66,7 +66,9 @@ def load(folder: Path, expect: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, KeyError):
         raise DamagedCheckpointError(f"the checkpoint {folder} is incomplete; delete it and start again") from None
     if written != actual:
-        raise DamagedCheckpointError(f"the checkpoint {folder} is damaged: its hash is {actual}, not {written}; delete it")
+        raise DamagedCheckpointError(
+            f"the checkpoint {folder} is damaged: its hash is {actual}, not {written}; delete it"
+        )
     for key, value in expect.items():
         if facts.get(key) != value:
             raise InputError(

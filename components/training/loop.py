@@ -64,8 +64,9 @@ class Training:
         if config.activation_checkpointing:
             recompute(model)
         wrapped = parallel(model)  # the model itself, or wrapped for several workers
-        several = isinstance(wrapped, DistributedDataParallel)
-        self.unexchanged: Callable[[], AbstractContextManager[None]] = wrapped.no_sync if several else nullcontext
+        self.unexchanged: Callable[[], AbstractContextManager[None]] = (
+            wrapped.no_sync if isinstance(wrapped, DistributedDataParallel) else nullcontext
+        )
         self.forward = torch.compile(wrapped) if config.compile else wrapped
         self.optimizer = build_optimizer(model, config)
         self.schedule = build_schedule(self.optimizer, config)
