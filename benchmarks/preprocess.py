@@ -46,6 +46,7 @@ def memory(_: int) -> float:
 
 
 def start_worker() -> None:
+    """One thread a process, as in the stage."""
     torch.set_num_threads(1)
 
 

@@ -20,7 +20,7 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "config.json"  # of a folder of fi
 D = TypeVar("D", bound=Config)
 
 
-class DamagedCheckpoint(InputError):
+class DamagedCheckpointError(InputError):
     """A state that was torn while it was written, or changed on the disk afterwards."""
 
 
@@ -47,26 +47,28 @@ def save(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> No
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    """What the state in this folder belongs to. Raises DamagedCheckpoint if it does not say."""
+    """What the state in this folder belongs to. Raises DamagedCheckpointError if it does not say."""
     try:
         return dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        raise DamagedCheckpoint(f"the checkpoint {folder} is incomplete; delete it and start again") from None
+        raise DamagedCheckpointError(f"the checkpoint {folder} is incomplete; delete it and start again") from None
 
 
 def load(folder: Path, expect: Mapping[str, Any]) -> dict[str, Any]:
     """The state in this folder, on the CPU.
 
-    Raises DamagedCheckpoint if it is torn or changed, and InputError if it belongs to something else: each fact in
+    Raises DamagedCheckpointError if it is torn or changed, and InputError if it belongs to something else: each fact in
     `expect` must be the one that was saved.
     """
     facts = facts_of(folder)
     try:
         written, actual = facts["sha256"], sha256(folder / STATE)
     except (OSError, KeyError):
-        raise DamagedCheckpoint(f"the checkpoint {folder} is incomplete; delete it and start again") from None
+        raise DamagedCheckpointError(f"the checkpoint {folder} is incomplete; delete it and start again") from None
     if written != actual:
-        raise DamagedCheckpoint(f"the checkpoint {folder} is damaged: its hash is {actual}, not {written}; delete it")
+        raise DamagedCheckpointError(
+            f"the checkpoint {folder} is damaged: its hash is {actual}, not {written}; delete it"
+        )
     for key, value in expect.items():
         if facts.get(key) != value:
             raise InputError(

@@ -16,10 +16,10 @@ from components.data.latents import restore, standardise
 from components.errors import InputError
 from components.metrics.calibration import Canvases
 from components.models import trained as models
-from components.models.kinds import Model
 from components.models.trained import Trained
 from components.randomness import Stream
 from components.sampling.frame import SamplerConfig
+from components.sampling.interface import FramePredictor
 from components.sampling.rollout import rollout
 
 ENCODING_BATCH = 16  # clips
@@ -38,7 +38,7 @@ class Prediction:
 class Predictor:
     """Encodes a context, rolls latents out, decodes them."""
 
-    def __init__(self, vae: CausalVAE, model: Model, trained: Trained, device: torch.device) -> None:
+    def __init__(self, vae: CausalVAE, model: FramePredictor, trained: Trained, device: torch.device) -> None:
         self.vae, self.model, self.trained, self.device = vae, model, trained, device
         self.mean = torch.tensor(trained.mean, device=device)
         self.std = torch.tensor(trained.std, device=device)
@@ -101,22 +101,23 @@ class Predictor:
     ) -> Canvases | None:
         """The canvas of every frame after the given ones, each from the true frames before it; None without."""
         latents = self.encode(clips)
-        start = self.vae.latent_frames(given)
+        start, group, scale = self.vae.latent_frames(given), self.model.group, 0.0
         memory = self.model.remember(latents[:, :start], None)
         staticness, errors = [], []
-        for index in range(start, latents.shape[1]):
+        for index in range(start, latents.shape[1] - group + 1, group):
+            truth = latents[:, index : index + group]
             chance = stream.fork("frame", index - start).fork("proposal")
             proposal = self.model.propose(
                 memory, chance, frame_noise=sampler.frame_noise, canvas_noise=sampler.canvas_noise
             )
             if proposal.canvas is None:
                 return None
-            staticness.append(proposal.staticness.cpu())
-            errors.append((proposal.canvas - latents[:, index]).square().sum(dim=1).flatten(1).cpu())
-            memory = self.model.remember(latents[:, index : index + 1], memory)
-        assert self.model.config.canvas is not None
-        scale = self.model.config.canvas.static_scale
-        return Canvases(torch.stack(staticness, dim=1), torch.stack(errors, dim=1), latents.shape[2], scale)
+            scale = proposal.static_scale
+            staticness.append(proposal.staticness.unflatten(0, (-1, group)).cpu())
+            canvas = proposal.canvas.unflatten(0, (-1, group))
+            errors.append((canvas - truth).square().sum(dim=2).flatten(2).cpu())
+            memory = self.model.remember(truth, memory)
+        return Canvases(torch.cat(staticness, dim=1), torch.cat(errors, dim=1), latents.shape[2], scale)
 
     def _whole(self, frames: int) -> int:
         """The shortest clip of at least so many frames that the VAE can count in whole latent frames."""

@@ -99,6 +99,7 @@ class Proposal:
     conditions: tuple[Condition, ...]  # nothing; history; history and canvas
     staticness: Float[Tensor, "r n"]  # constant where there is no canvas
     canvas: Float[Tensor, "r c h w"] | None
+    static_scale: float
 
 
 class CanvasMAR(nn.Module):
@@ -248,13 +249,14 @@ class CanvasMAR(nn.Module):
         nothing = Condition(self.no_history.expand_as(z_t), uniform)
         history = Condition(z_t, uniform)
         if self.canvas is None or memory.frames == 0:
-            return Proposal((nothing, history), torch.ones_like(uniform[..., 0]), None)
+            return Proposal((nothing, history), torch.ones_like(uniform[..., 0]), None, 1.0)
         noise = stream.fork("frame_noise").normal(*self.config.latent)
         z_c = self.canvas.each(self.canvas(memory.z_t, blend(memory.last, noise, frame_noise)))
         noise = stream.fork("canvas_noise").normal(self.config.group, *z_c.shape[1:]).flatten(0, 1)
         canvas = self.frame(self.canvas.canvas(z_c))
         noised = Condition(z_t, blend(z_c, noise, canvas_noise))
-        return Proposal((nothing, history, noised), self.canvas.staticness(z_c), canvas)
+        scale = self.canvas.config.static_scale
+        return Proposal((nothing, history, noised), self.canvas.staticness(z_c), canvas, scale)
 
     def embed(
         self, known: Float[Tensor, "b v p"], order: Int[Tensor, "b n"], conditions: tuple[Condition, ...], count: int

@@ -30,6 +30,7 @@ class Proposal:
     conditions: tuple[Memory, ...]
     staticness: Float[Tensor, "b n"]
     canvas: None = None
+    static_scale: float = 1.0
 
 
 class FrameByFrame(nn.Module):

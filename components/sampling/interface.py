@@ -26,6 +26,11 @@ class Proposal(Protocol[Condition]):
         ...
 
     @property
+    def static_scale(self) -> float:
+        """Staticness is a guess of exp(-static_scale * squared error of the canvas); without a canvas any number."""
+        ...
+
+    @property
     def canvas(self) -> Float[Tensor, "r c h w"] | None:
         """The expected frame, where the model has one."""
         ...

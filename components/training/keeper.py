@@ -8,11 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
 from components import checkpoint
-from components.checkpoint import DamagedCheckpoint
+from components.checkpoint import DamagedCheckpointError
 from components.errors import InputError
 
 PREFIX: Final = "checkpoint_"
@@ -42,7 +41,7 @@ class Keeper:
         for path in reversed(self._all()):
             try:
                 return path, checkpoint.load(path, self._facts)
-            except DamagedCheckpoint as error:
+            except DamagedCheckpointError as error:
                 warn(f"{error}; the one before it is taken")
         return None
 
@@ -102,7 +101,7 @@ class Keeper:
 def _score(path: Path) -> float:
     try:
         score = checkpoint.facts_of(path).get(SCORE)
-    except DamagedCheckpoint:
+    except DamagedCheckpointError:
         score = None
     return math.inf if score is None else float(score)
 

@@ -104,16 +104,15 @@ def working_memory(build: Callable[[], nn.Module], clip: Tensor, clips: int, rec
     (chance,) = draws(model, batch, recipe.seed, [0])
     tracker = MemTracker()
     tracker.track_external(model)
-    accumulated = clips * recipe.workers < recipe.batch  # then gradients are there from the micro-batch before
     with mode, tracker:
-        for _ in range(2 if accumulated else 1):
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                loss = model(mode.from_tensor(batch), _each(chance, mode.from_tensor)).total
-            loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            loss = model(mode.from_tensor(batch), _each(chance, mode.from_tensor)).total
+        loss.backward()
     peak = sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
-    weights = [parameter for parameter in model.parameters()]
-    gradients = sum(weight.numel() for weight in weights if weight.requires_grad)
-    return NUMBER * max(gradients, peak // NUMBER - sum(weight.numel() for weight in weights))
+    gradients = NUMBER * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    working = max(gradients, peak - NUMBER * sum(weight.numel() for weight in model.parameters()))
+    accumulated = clips * recipe.workers < recipe.batch  # then gradients are there from the micro-batch before
+    return working + gradients if accumulated else working
 
 
 def _each(chance: Any, change: Callable[[Tensor], Tensor]) -> Any:

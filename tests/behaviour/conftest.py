@@ -75,6 +75,7 @@ def model(make: Callable[..., CanvasMAR]) -> CanvasMAR:
 @pytest.fixture
 def sampler() -> SamplerConfig:
     return SamplerConfig(
-        sets=4, flow_steps=5, solver="euler", order="motion_aware", temperature=6.5, temporal_scale=1.2, canvas_scale=1.5,
-        guidance="constant", frame_noise=0.3, canvas_noise=0.2, late_temperature=1.0,
+        sets=4, flow_steps=5, solver="euler", order="motion_aware", temperature=6.5,
+        temporal_scale=1.2, canvas_scale=1.5, guidance="constant", frame_noise=0.3, canvas_noise=0.2,
+        late_temperature=1.0,
     )  # fmt: skip

@@ -156,11 +156,15 @@ def small_disk(tmp_path: Path) -> Any:
     subprocess.run(("umount", disk), check=True)
 
 
-def test_on_a_full_disk_the_last_good_checkpoint_survives_and_the_message_says_so(small_disk: Path) -> None:
-    keeper = Keeper(small_disk / "run", FACTS, {}, 2)
-    with pytest.raises(InputError) as caught, keeper:
-        keeper.write(10, state(10), {})
+def overfill(folder: Path) -> None:
+    with Keeper(folder, FACTS, {}, 2) as keeper:
         keeper.write(20, state(20) | {"more": torch.zeros(2_000_000)}, {})
+
+
+def test_on_a_full_disk_the_last_good_checkpoint_survives_and_the_message_says_so(small_disk: Path) -> None:
+    fill(small_disk / "run", {10: None})
+    with pytest.raises(InputError) as caught:
+        overfill(small_disk / "run")
     text = str(caught.value)
     assert "the checkpoint of step 20 takes 8 MiB, but " in text
     assert "checkpoint_000000010 is kept: free some space" in text

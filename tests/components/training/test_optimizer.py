@@ -143,7 +143,7 @@ def test_a_phase_says_what_it_changes_and_the_recipe_the_rest() -> None:
 
 
 def test_a_phase_that_cannot_be_followed_is_refused_with_its_recipe() -> None:
-    with pytest.raises(InputError, match="recipe.batch is 6, which 4 workers"):
+    with pytest.raises(InputError, match=r"recipe\.batch is 6, which 4 workers"):
         recipe(workers=4, phases=[PHASE, PHASE | {"batch": 6}]).check()
 
 

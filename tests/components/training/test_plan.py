@@ -13,16 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.config import parse
 from components.models.canvasmar import CanvasMARConfig
 from components.training.loop import Training
-from components.training.optimizer import RecipeConfig
 from components.training.plan import Plan, parameters, plan
 from tests.behaviour.conftest import LATENT, tiny_config
 from tests.components.training.test_loop import Linear, recipe
 
 ROOT = Path(__file__).parents[3]
+BUILD = tiny_config().build
 CLIP = torch.zeros(1, 5, *LATENT)
 
 
-def planned(build: Callable[[], nn.Module] = tiny_config().build, clip: Tensor = CLIP, **changes: Any) -> Plan:
+def planned(build: Callable[[], nn.Module] = BUILD, clip: Tensor = CLIP, **changes: Any) -> Plan:
     return plan(build, clip, recipe(**changes))
 
 
