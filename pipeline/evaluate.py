@@ -161,7 +161,7 @@ def predict(
             tensors = {"canvas": None, **checkpoint.read_weights(path)}
             seconds += float(tensors.pop("seconds"))
             predictions.append(Prediction(**tensors))
-            shown.update(start + len(part))
+            shown.advance(len(part))
     return predictions, seconds
 
 

@@ -74,7 +74,7 @@ class Table:
 SCORES: Final = (
     Column("fvd", "FVD", 0, "lower"),
     Column("fvd_corrected", "FVD corrected", 0, "lower"),
-    Column("kvd", "KVD", 2, "lower"),
+    Column("kvd", "KVD", 1, "lower"),
     Column("clips", "clips", 0),
     Column("psnr", "PSNR", 2, "higher", "dB"),
     Column("psnr_best", "PSNR, best", 2, "higher", "dB"),

@@ -15,11 +15,10 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-
 # a page around ours, as wide as a phone or a desk, that says what it finds there
 HOST = """<!doctype html><iframe src="index.html" style="width:{width}px;height:844px;border:0"></iframe><script>
 const frame = document.querySelector("iframe");
-frame.onload = async () => {{
+frame.onload = () => {{  // every picture has come, or failed, by then
   const page = frame.contentDocument, root = page.documentElement;
   page.querySelectorAll("details").forEach(one => one.open = true);
-  const loaded = image => image.decode().then(() => image.naturalWidth, () => 0);
-  const images = await Promise.all([...page.images].map(loaded));
+  const images = [...page.images].map(image => image.naturalWidth);
   const wide = [...page.querySelectorAll("body *")].filter(one => !one.closest(".scroll,.reel,nav,pre")
     && one.getBoundingClientRect().right > {width} + 1).map(one => one.tagName);
   const found = {{images, width: root.clientWidth, scroll: root.scrollWidth, wide, title: page.title}};
@@ -40,9 +39,14 @@ def look(browser, folder, profile, width):
     """What a browser of this width finds on the page, and what it writes to the console."""
     (folder / "host.html").write_text(HOST.format(width=width), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]
-    options += ["--allow-file-access-from-files", f"--user-data-dir={profile}", "--window-size=1400,1000"]
+    options += [
+        "--hide-scrollbars",
+        "--allow-file-access-from-files",
+        f"--user-data-dir={profile}",
+        "--window-size=1400,1000",
+    ]
     done = subprocess.run(
-        [browser, *options, "--virtual-time-budget=20000", "--dump-dom", f"file://{folder}/host.html"],
+        [browser, *options, "--dump-dom", f"file://{folder}/host.html"],
         capture_output=True,
         text=True,
         timeout=120,
