@@ -19,6 +19,7 @@ from components.data.loading import ReadAhead, sample_ids
 
 
 def write(folder: Path, clips: int, shape: tuple[int, int, int, int], shard: int) -> None:
+    """Random moments, stored as the cache stores them."""
     generator = torch.Generator().manual_seed(0)
     reports = [
         latents.write_shard(folder, "train", index, torch.randn(min(shard, clips - start), *shape, generator=generator))
@@ -55,6 +56,7 @@ def copy_seconds(stored: Latents, batch: int) -> float:
 
 
 def main() -> None:
+    """One epoch through the reader, beside a copy of the same bytes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clips", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=32)

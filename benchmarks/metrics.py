@@ -28,15 +28,19 @@ class PlainUnit(Unit):
     """Convolution, batch norm and ReLU, one after the other; the batch norm's scale stays in the weights."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """What `Unit` computes, in three steps."""
         x, padding = i3d._same_pad(x, self.window, self.step)
         x = functional.conv3d(x, self.weight, None, self.step, padding)
-        mean, variance = torch.zeros_like(self.bias), torch.ones_like(self.bias)
-        return functional.relu(functional.batch_norm(x, mean, variance, None, self.bias, eps=0.0))
+        bias = self.get_parameter("bias")
+        mean, variance = torch.zeros_like(bias), torch.ones_like(bias)
+        return functional.relu(functional.batch_norm(x, mean, variance, None, bias, eps=0.0))
 
 
 def plain(network: I3D) -> I3D:
     """The same network without what makes it fast."""
-    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(network)
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous()
     for module in network.modules():
         if isinstance(module, Unit):
             module.__class__ = PlainUnit
@@ -55,6 +59,7 @@ def moving(count: int, speed: float, seed: int) -> Tensor:
 
 @torch.no_grad()
 def features(network: I3D, clips: Tensor, batch: int, kind: str, channels_last: bool) -> Tensor:
+    """I3D features of all clips."""
     parts = []
     for part in clips.split(batch):
         x = i3d.prepared(part)
@@ -65,6 +70,7 @@ def features(network: I3D, clips: Tensor, batch: int, kind: str, channels_last: 
 
 
 def main() -> None:
+    """The tables."""
     parser = argparse.ArgumentParser(description="I3D clips a second and milliseconds of the Frechet distance.")
     parser.add_argument("--weights", type=Path, default=Path("data/weights"), help="folder of i3d.safetensors")
     parser.add_argument("--clips", type=int, default=16, help="a side, for each way")

@@ -97,6 +97,7 @@ def measure(folder: Path, count: int, workers: int, repeats: int, side: int) -> 
 
 
 def main() -> None:
+    """The table for the given numbers of files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 300, 900])
