@@ -196,7 +196,9 @@ def verdicts(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
         for score in evaluation.scores
         if not score.reference
     ]
-    counts = [int(numbers["clips"]) for _, numbers in scores if "clips" in numbers and "fvd" in numbers]
+    real = [int(evaluation.protocol["clips"]) for evaluation in evaluations if "clips" in evaluation.protocol]
+    fake = [int(numbers["clips"]) for _, numbers in scores if "clips" in numbers and "fvd" in numbers]
+    counts = real + fake if fake else []  # the shorter side says how much a score can mean
     told = [_small_sample(min(counts), references_of(evaluations))] if counts and min(counts) < NULLS[-1][0] else []
     ranked = sorted((numbers["fvd"], row, numbers) for row, numbers in scores if "fvd" in numbers)
     if len(ranked) > 1 and all({"fvd_low", "fvd_high"} <= numbers.keys() for *_, numbers in ranked[:2]):

@@ -74,6 +74,11 @@ def test_few_clips_are_said_to_be_few_with_the_measured_null(evaluations):
     assert tables.verdicts([renumbered(evaluations[0], clips=512)]) == ()
 
 
+def test_many_predictions_of_few_clips_are_still_few(evaluations):
+    few = dataclasses.replace(renumbered(evaluations[0], clips=6400), protocol={"clips": 64, "samples": 100})
+    assert tables.verdicts([few])[0].startswith("64 clips are few")
+
+
 def test_overlapping_intervals_are_said_not_to_tell_models_apart(evaluations):
     first, second = (renumbered(evaluation, clips=2048) for evaluation in evaluations)
     overlapping = tables.verdicts([first, second])
