@@ -8,7 +8,7 @@ from torch import Tensor
 
 from components.autoencoders.causal import CausalVAEConfig
 from components.config import Config, read_yaml
-from components.models.canvasmar import CanvasMARConfig
+from components.models.kinds import ModelConfig
 from components.training.optimizer import RecipeConfig
 from components.training.plan import Plan, plan
 from pipeline import stage
@@ -19,7 +19,7 @@ class Params(Config):
     """What is trained, on latents of which shape, and how."""
 
     autoencoder: CausalVAEConfig
-    model: CanvasMARConfig
+    model: ModelConfig
     recipe: RecipeConfig
 
 
