@@ -1,5 +1,6 @@
 """LPIPS 0.1: how different two pictures look, by the features of a trunk trained on ImageNet (Zhang et al. 2018)."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -114,7 +115,9 @@ class LPIPS(nn.Module):
     def _stage(
         head: Float[Tensor, "d"], x: Float[Tensor, "b d h w"], y: Float[Tensor, "b d h w"]
     ) -> Float[Tensor, "b"]:
-        with torch.autocast(x.device.type, enabled=False):  # differences of unit vectors need float32
+        kind = x.device.type
+        known = torch.amp.is_autocast_available(kind)  # the device of shapes alone has no such thing
+        with torch.autocast(kind, enabled=False) if known else nullcontext():  # unit vectors' differences need float32
             difference = (_unit(x.float()) - _unit(y.float())).square()
             return torch.einsum("bdhw,d->bhw", difference, head.float()).mean(dim=(1, 2))
 

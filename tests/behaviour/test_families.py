@@ -215,9 +215,12 @@ def test_parts_that_do_not_fit_are_told_in_one_sentence(kind, decoder, words):
 def recipe(**changes: object) -> RecipeConfig:
     return RecipeConfig(
         **{
-            "seed": 0, "steps": 4, "batch": 2, "learning_rate": 3e-3, "schedule": "constant", "warmup": 0,
-            "weight_decay": 0.02, "clip": 1.0, "ema": 0.5, "precision": "bfloat16", "workers": 1, "log_every": 2,
-            "validate_every": 4, "validation_clips": 2, "checkpoint_every": 4, **changes,
+            "seed": 0, "steps": 4, "batch": 2, "micro_batch": None,
+            "learning_rate": 3e-3, "schedule": "constant", "warmup": 0,
+            "weight_decay": 0.02, "clip": 1.0, "ema": 0.5, "precision": "bfloat16", "activation_checkpointing": False,
+            "compile": False, "workers": 1, "log_every": 2,
+            "validate_every": 4, "validation_clips": 2, "checkpoint_every": 4, "keep": 2, "start": None,
+            "phases": (), **changes,
         }
     )  # fmt: skip
 

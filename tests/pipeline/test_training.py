@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.data import latents
+from components.data import latents, shards
 from components.data.loading import sample_ids
 from tests.pipeline.conftest import environment, run
 
@@ -124,10 +124,16 @@ def test_two_workers_of_which_one_is_killed_follow_the_same_losses_as_one(traina
 
 
 def test_a_clip_that_is_not_finite_stops_two_workers_with_its_step_and_the_samples_of_both(trainable, edit):
-    with next((trainable / "latents").glob("train-*.safetensors")).open("r+b") as file:
+    folder = trainable / "latents"
+    manifest = shards.read_manifest(latents.LatentsManifest, folder)
+    shard = next(shard for shard in manifest.shards if shard.split == "train")
+    with (folder / shard.file).open("r+b") as file:
         (header,) = struct.unpack("<Q", file.read(8))
         file.seek(8 + header + 7 * 4 * 5 * 8 * 4 * 4)  # the first number of the seventh row, in float32
         file.write(struct.pack("<f", math.nan))
+    told = shard.model_copy(update={"sha256": shards.sha256(folder / shard.file)})  # a cache that was made so
+    listed = tuple(told if one == shard else one for one in manifest.shards)
+    shards.write_manifest(folder, manifest.model_copy(update={"shards": listed}))
     edit(trainable, "recipes.model.workers", 2)
     said = run(trainable, *TRAIN, "out", check=False)
     assert said.returncode == 2

@@ -87,5 +87,5 @@ def test_a_search_that_cannot_be_made_is_told_in_one_sentence(change: dict[str, 
 
 
 def test_only_what_a_search_can_vary_may_be_varied() -> None:
-    with pytest.raises(InputError, match="sets"):
-        search(space={"sets": [4, 8]})
+    with pytest.raises(InputError, match="seed"):
+        search(space={"seed": [4, 8]})

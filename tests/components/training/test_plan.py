@@ -97,6 +97,7 @@ def wide() -> CanvasMARConfig:
         },
         "spatial": {**size, "layers": 4, "encoder_depth": 1, "block": "expert_norm"},
         "head": {"width": 192, "layers": 3, "repeats": 4}, "mask": {"mean": 1.0, "std": 0.25, "low": 0.7}, "drop": 0.05,
+        "group": 1, "first_frame": False,
     }  # fmt: skip
     return parse(CanvasMARConfig, whole, where="here")
 
