@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -116,6 +116,9 @@ def working_memory(build: Callable[[], nn.Module], clip: Tensor, clips: int, rec
 
 
 def _each(chance: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Draws with every tensor in them changed."""
-    found = {field.name: getattr(chance, field.name) for field in fields(chance)}
-    return replace(chance, **{name: change(value) for name, value in found.items() if isinstance(value, Tensor)})
+    """Draws with every tensor in them changed, also in the draws that they hold."""
+    if isinstance(chance, Tensor):
+        return change(chance)
+    if not is_dataclass(chance) or isinstance(chance, type):
+        return chance
+    return replace(chance, **{field.name: _each(getattr(chance, field.name), change) for field in fields(chance)})
