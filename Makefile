@@ -11,8 +11,9 @@ export PATH := $(BIN):$(PATH)
 repro: $(READY) ## videos to report: everything that is not up to date
 	dvc repro
 
-test: $(READY) ## every test, the slow ones too
-	python -m pytest -q
+test: $(READY) ## every test: the quick ones two at a time, then the slow ones
+	OMP_NUM_THREADS=1 python -m pytest -q -m "not slow" --numprocesses 2 --dist loadfile
+	python -m pytest -q -m slow --durations 20
 
 lint: $(READY) ## style, format, types
 	ruff check .
