@@ -14,8 +14,8 @@ from components.training import loop
 from components.training.keeper import Keeper
 from components.training.loop import Data, Training
 from components.training.optimizer import RecipeConfig
-from pipeline import cluster, stage
-from pipeline.cluster import Worker
+from pipeline import stage, workers
+from pipeline.workers import Worker
 
 TOLD_EVERY = 1.0  # seconds; every message costs both processes a millisecond of a core that computes
 STORAGE = Path(".state") / "training"  # resumable state lies outside of every stage's outputs
@@ -51,7 +51,7 @@ def fit(job: FitJob, log: Callable[[Mapping[str, float], int], None]) -> Fitted:
     Raises InputError if another process of this machine is at the same training.
     """
     with stage.alone(STORAGE / f"{job.name}.lock", job.label):
-        outcome = cluster.train(
+        outcome = workers.train(
             functools.partial(_work, job, STORAGE.resolve()),
             workers=job.recipe.workers,
             steps=job.recipe.steps,

@@ -20,7 +20,7 @@ from components.metrics.fvd import ProtocolConfig, fvd, scored
 from components.sampling.frame import SamplerConfig
 from components.sampling.search import SearchConfig, settings, varied
 from components.tracking import Run, RunHandle
-from pipeline import cluster, stage
+from pipeline import cluster, stage, trials
 from pipeline.features import Features
 from pipeline.predictor import Predictor
 
@@ -92,7 +92,7 @@ def main(
     )
     facts = {"params": fingerprint(params), "model": checkpoint.sha256(model / "weights.safetensors")}
     with cluster.connect(Path.cwd()):
-        rows = cluster.search(
+        rows = trials.search(
             trial,
             candidates,
             shared,

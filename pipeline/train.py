@@ -21,8 +21,8 @@ from components.training.history import write_history
 from components.training.loop import Data, Training
 from components.training.optimizer import Phase, RecipeConfig
 from pipeline import cluster, fitting, stage
-from pipeline.cluster import Worker
 from pipeline.fitting import FitJob, Fitted
+from pipeline.workers import Worker
 
 
 class Params(Config):

@@ -24,8 +24,8 @@ from components.training.history import write_history
 from components.training.loop import Data, Training
 from components.training.optimizer import RecipeConfig
 from pipeline import cluster, fitting, stage
-from pipeline.cluster import Worker
 from pipeline.fitting import FitJob
+from pipeline.workers import Worker
 
 SHOWN = 8  # clips that are kept to be looked at, and scored at a time
 

@@ -16,8 +16,8 @@ from components.data.latents import LatentKey, Latents
 from components.errors import InputError
 from components.training.optimizer import RecipeConfig
 from pipeline import train
-from pipeline.cluster import Worker
 from pipeline.train import Params, Start
+from pipeline.workers import Worker
 from tests.pipeline.conftest import ROOT, run, tiny
 
 PHASE = {"steps": 4, "batch": None, "learning_rate": None, "frames": None, "frame_noise": None, "canvas_noise": None}

@@ -1,0 +1,217 @@
+"""The door to Ray Train: work on several processes that average their gradients, watched from here."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from components.errors import InputError
+from pipeline.cluster import processors  # before Ray, which it gives its settings
+from pipeline.progress import Meter, complain, meter
+
+# isort: split
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer, prepare_model
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One process of a training: its place among all, its device, and its ways to the driver."""
+
+    rank: int
+    world: int
+    device: torch.device
+    parallel: Callable[[nn.Module], nn.Module]  # wraps a model so that gradients are averaged over all workers
+    board: Any
+
+    def post(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Step and metrics, from the first worker to the driver."""
+        if self.rank == 0:
+            self.board.post.remote(step, dict(metrics))
+
+    def stopping(self) -> bool:
+        """Whether the driver wants an early end."""
+        return ray.get(self.board.stopping.remote())
+
+    def warn(self, text: str) -> None:
+        """A line for the person at the keyboard."""
+        self.board.warn.remote(text)
+
+    def agree(self, value: T) -> T:
+        """The first worker's value, on every worker."""
+        box = [value]
+        if self.world > 1:
+            torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where workers post what they do and the driver reads it, and the other way round."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.metrics: list[tuple[int, dict[str, float]]] = []
+        self.warnings: list[str] = []
+        self.error: str | None = None
+        self.stopped = False
+
+    def post(self, step: int, metrics: dict[str, float]) -> None:
+        """The step that is done, and metrics if there are any."""
+        self.step = step
+        if metrics:
+            self.metrics.append((step, metrics))
+
+    def warn(self, text: str) -> None:
+        """A line for the person at the keyboard."""
+        self.warnings.append(text)
+
+    def drain(self) -> tuple[int, list[tuple[int, dict[str, float]]], list[str]]:
+        """The newest step, and the metrics and warnings posted since the last call."""
+        found = self.step, self.metrics, self.warnings
+        self.metrics, self.warnings = [], []
+        return found
+
+    def fail(self, error: str) -> None:
+        """A worker's sentence about bad input: whoever begins after it need not try."""
+        self.error = self.error or error
+
+    def failure(self) -> str | None:
+        """The first such sentence."""
+        return self.error
+
+    def stop(self) -> None:
+        """Asks the workers for an early end."""
+        self.stopped = True
+
+    def stopping(self) -> bool:
+        """Whether an early end was asked for."""
+        return self.stopped
+
+
+def train(
+    work: Callable[[Worker], Mapping[str, Any]],
+    *,
+    workers: int,
+    steps: int,
+    storage: Path,
+    name: str,
+    label: str,
+    log: Callable[[Mapping[str, float], int], None],
+) -> Mapping[str, Any]:
+    """work(worker) on so many workers through Ray Train; what the first worker returns.
+
+    `storage` and `name` give the folder of Ray's own notes. When interrupted, the workers are asked for an early end
+    and waited for. Raises InputError if the cluster is too small, and with a worker's sentence if it raised one.
+    """
+    cpus, gpus = processors(), int(ray.cluster_resources().get("GPU", 0))
+    use_gpu = gpus > 0
+    if workers > (gpus or cpus):
+        kind = f"{gpus} GPUs" if use_gpu else f"{cpus} CPUs and no GPU"
+        raise InputError(f"recipe.workers is {workers}, but the cluster has {kind}; lower it to what is there")
+    resources = {"CPU": float(max(1, cpus // workers)), **({"GPU": 1.0} if use_gpu else {})}
+    failures = ray.train.FailureConfig(max_failures=2, controller_failure_limit=0)  # type: ignore[call-arg]
+    board = Board.remote()  # type: ignore[attr-defined]
+    trainer: Any = TorchTrainer(
+        _worker_loop,  # type: ignore[arg-type]
+        train_loop_config={"work": work, "board": board},
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(storage.resolve()),
+            failure_config=failures,
+        ),
+    )
+    with meter(label, steps, "steps") as shown, _watched(board, shown, log):
+        outcome = _fitted(trainer, board)
+    if "error" in outcome:
+        raise InputError(outcome["error"])
+    return outcome
+
+
+def _fitted(trainer: Any, board: Any) -> Mapping[str, Any]:
+    """What the first worker returns; in a thread, because Ray would take Ctrl-C for itself in the main one."""
+    done: Future[Mapping[str, Any]] = Future()
+
+    def fit() -> None:
+        try:
+            done.set_result(trainer.fit().return_value)
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()
+    try:
+        try:
+            wait([done])
+        except KeyboardInterrupt:
+            complain("  stopping with a checkpoint at the next line of the log; interrupt once more to end without one")
+            ray.get(board.stop.remote())
+            wait([done])
+            raise
+        return done.result()
+    except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
+        sentence = ray.get(board.failure.remote())
+        if sentence is None:
+            raise
+        raise InputError(sentence) from error
+
+
+@contextmanager
+def _watched(board: Any, shown: Meter, log: Callable[[Mapping[str, float], int], None]) -> Iterator[None]:
+    """Reads the board in a thread while the block runs, and once more at its end."""
+    done = threading.Event()
+
+    def read() -> None:
+        step, posted, warnings = ray.get(board.drain.remote())
+        for warning in warnings:
+            complain(f"  {warning}")
+        for at, metrics in posted:
+            log(metrics, at)
+        loss = next((f"loss {metrics['loss']:.4f}" for _, metrics in reversed(posted) if "loss" in metrics), "")
+        if step:
+            shown.update(step, loss)
+
+    def watch() -> None:
+        while not done.wait(1.0):
+            with suppress(ray.exceptions.RayError):
+                read()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        with suppress(ray.exceptions.RayError):
+            read()
+
+
+def _worker_loop(config: dict[str, Any]) -> Mapping[str, Any]:
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    board = config["board"]
+    sentence = ray.get(board.failure.remote())
+    if sentence is not None:  # Ray starts all workers again when one has left; bad input does not get better
+        return {"error": sentence}
+    worker = Worker(rank, world, device, prepare_model if world > 1 else nn.Identity(), board)
+    try:
+        work: Callable[[Worker], Mapping[str, Any]] = config["work"]
+        return work(worker)
+    except InputError as error:
+        ray.get(board.fail.remote(str(error)))
+        if world > 1:
+            raise  # the others may wait for this one's gradients
+        return {"error": str(error)}
