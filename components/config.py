@@ -36,6 +36,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def value(text: str) -> Any:
+    """What a word on a command line stands for: a number, a choice, a text. Raises InputError if broken."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"{text!r} is no value; write a number, true, false, null or a word") from None
+
+
 def dump_yaml(content: Mapping[str, Any]) -> str:
     """A mapping as YAML, keys in their own order."""
     return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False)

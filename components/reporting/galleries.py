@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,14 +61,19 @@ def nearest(latents: int, frames: int) -> Int[np.ndarray, "f"]:
     return -(-frame * (latents - 1) // max(frames - 1, 1))
 
 
-def film(gallery: Gallery, index: int) -> Film:
-    """One clip of a gallery, frame by frame: context and truth, canvas, staticness, order, sample, error."""
+def film(gallery: Gallery, index: int, known: int | None = None) -> Film:
+    """One clip of a gallery, frame by frame: context and truth, canvas, staticness, order, sample, error.
+
+    Of the truth only the first `known` frames are there, or all.
+    """
     truth, sample = gallery.truth[index], gallery.sample[index]
     context = gallery.context[index][-GIVEN:]
     count = len(truth)
     chosen = np.unique(np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int))
     size = (truth.shape[-2], truth.shape[-1])
-    lanes = [_lane("context | truth", np.concatenate([context, truth[chosen]]).transpose(0, 2, 3, 1), 0)]
+    real = np.concatenate([np.full(len(context), True), chosen < (count if known is None else known)])
+    first = _lane("context | truth", np.concatenate([context, truth[chosen]]).transpose(0, 2, 3, 1), 0)
+    lanes = [replace(first, name=first.name if real[-len(chosen) :].any() else "context", present=real)]
     if gallery.canvas is not None:
         canvas = gallery.canvas[index]
         drawn = canvas[nearest(len(canvas), count)[chosen]]
@@ -83,7 +88,9 @@ def film(gallery: Gallery, index: int) -> Film:
         turns = _coloured(_enlarge(maps, size), ORDER_SCALE)
         lanes.append(_lane("order", turns, len(context), ORDER_SCALE, "first set", "last set"))
     lanes.append(_lane("sample", sample[chosen].transpose(0, 2, 3, 1), len(context)))
-    lanes.append(_error(truth[chosen], sample[chosen], len(context)))
+    error = _error(truth[chosen], sample[chosen], len(context))
+    if (seen := error.present & real).any():
+        lanes.append(replace(error, present=seen))
     before = gallery.context.shape[1]
     numbers = (*range(before - len(context), before), *(int(before + frame) for frame in chosen))
     return Film(gallery.names[index], tuple(lanes), numbers, len(context))
@@ -162,6 +169,14 @@ def animation(gallery: Gallery, index: int) -> bytes:
     durations = [MILLISECONDS] * (total - 1) + [_PAUSE]
     pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, **_LOSSLESS)
     return file.getvalue()
+
+
+def overlay(
+    frames: UInt8[np.ndarray, "f c h w"], maps: Float[np.ndarray, "f i o"], scale: str
+) -> UInt8[np.ndarray, "f c h w"]:
+    """Frames with the colours of their maps, values in [0, 1] on a grid of tokens, half transparent over them."""
+    colour = _coloured(_enlarge(maps, (frames.shape[2], frames.shape[3])), scale).transpose(0, 3, 1, 2)
+    return ((frames.astype(np.uint16) + colour) // 2).astype(np.uint8)
 
 
 def colours(scale: str, count: int = 9) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """Eq. 3: a frame, or the frames of a group together, set by set."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from components import flow, guidance, masking
@@ -14,7 +15,7 @@ from components.flow import Solver
 from components.guidance import Schedule
 from components.masking import Rule
 from components.randomness import Stream
-from components.sampling.interface import Condition, FramePredictor, Memory
+from components.sampling.interface import Condition, FramePredictor, Memory, Proposal
 
 
 class SamplerConfig(Config):
@@ -60,12 +61,59 @@ class Frame:
     order: Int[Tensor, "b n"]  # the step at which each token of the grid was generated
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The next frames while their tokens come, set after set."""
+
+    model: FramePredictor
+    proposal: Proposal[Any]
+    order: Int[Tensor, "r n"]  # tokens as they come
+    steps: Int[Tensor, "r n"]  # the step at which each token of the grid comes
+    known: Float[Tensor, "r v p"]  # those that have come, in that order
+
+    @property
+    def share(self) -> float:
+        """How much of the frames is known."""
+        return self.known.shape[1] / self.order.shape[1]
+
+    @property
+    def present(self) -> Bool[Tensor, "r n"]:
+        """Which tokens of the grid are known."""
+        nothing = torch.zeros_like(self.order, dtype=torch.bool)
+        return nothing.scatter(1, self.order[:, : self.known.shape[1]], True)
+
+    def frames(self) -> tuple[Frame, ...]:
+        """The frames as far as they are known: a token that has not come is zero."""
+        places = self.order[:, : self.known.shape[1], None].expand_as(self.known)
+        grid = self.known.new_zeros(*self.order.shape, self.known.shape[2]).scatter(1, places, self.known)
+        canvas, group = self.proposal.canvas, self.model.group
+        return tuple(
+            Frame(
+                self.model.frame(grid[own]),
+                None if canvas is None else canvas[own],
+                self.proposal.staticness[own],
+                self.steps[own],
+            )
+            for own in (slice(index, None, group) for index in range(group))
+        )
+
+
 def sample_frames(
     model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig, heat: float = 1.0
 ) -> tuple[Frame, ...]:
     """The next frames after `memory`, as many as the model predicts together.
 
     Chance comes from the stream alone, and `heat` scales the tokens' noise.
+    """
+    for draft in sample_sets(model, memory, stream, config, heat):
+        last = draft
+    return last.frames()
+
+
+def sample_sets(
+    model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig, heat: float = 1.0
+) -> Iterator[Draft]:
+    """The same frames before their first set, and after each.
 
     Only the conditions that guidance gives weight to are computed, together in one batch; the head works on the chosen
     tokens only, and on the projection of their embedding that does not change with the flow time.
@@ -77,11 +125,12 @@ def sample_frames(
     chances = stream.fork("order").uniform(model.group, len(sizes), model.tokens).flatten(0, 1)
     order = masking.partition(proposal.staticness, chances, sizes, rule=config.order, temperature=config.temperature)
     noise = heat * stream.fork("tokens").normal(model.group, model.tokens, model.numbers).flatten(0, 1)
-    x = noise[:, :0]
+    draft = Draft(model, proposal, order, masking.set_index(order, sizes), noise[:, :0])
+    yield draft
     for size in sizes:
-        known = x.shape[1]
+        known = draft.known.shape[1]
         weights, conditions = _weighted(proposal.conditions, config, (known + size) / model.tokens)
-        embeddings = model.embed(x, order, conditions, size)
+        embeddings = model.embed(draft.known, order, conditions, size)
 
         def field(
             point: Tensor,
@@ -92,18 +141,8 @@ def sample_frames(
             return guidance.combine(model.velocity(point, time, embeddings), weights)
 
         chosen = flow.integrate(field, noise[:, known : known + size], config.flow_steps, config.solver)
-        x = torch.cat([x, chosen], dim=1)
-    grid = torch.zeros_like(x).scatter(1, order[..., None].expand_as(x), x)
-    steps = masking.set_index(order, sizes)
-    return tuple(
-        Frame(
-            model.frame(grid[own]),
-            None if proposal.canvas is None else proposal.canvas[own],
-            proposal.staticness[own],
-            steps[own],
-        )
-        for own in (slice(index, None, model.group) for index in range(model.group))
-    )
+        draft = replace(draft, known=torch.cat([draft.known, chosen], dim=1))
+        yield draft
 
 
 def _weighted(

@@ -12,7 +12,10 @@ ROOMS: Final = ("data", "autoencoders", "models", "sampling", "metrics", "traini
 TOOLS: Final = ("flow", "masking", "guidance", "nn")
 GROUND: Final = ("errors", "notation", "config", "randomness", "checkpoint", "tracking", "weights")
 # what the stages share; every other file of pipeline/ is a stage, which has a `main` and is imported by nobody
-SHARED: Final = ("stage", "cluster", "workers", "trials", "environment", "progress", "predictor", "features", "fitting")
+SHARED: Final = (
+    "stage", "cluster", "workers", "trials", "environment", "progress", "predictor", "video_predictor", "features",
+    "fitting",
+)  # fmt: skip
 NEVER_NAMES: Final = frozenset({"utils", "common", "misc", "helpers", "base", "core", "manager", "engine"})
 
 # a right tree that examples change in one place

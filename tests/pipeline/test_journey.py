@@ -105,7 +105,7 @@ def test_predict_continues_a_video_of_ones_own(journey, tmp_path):
     shutil.copy(video, own)
     run(folder, "python", "-m", "pipeline.predict", str(own), "--row", "kuka-canvasmar", "--frames", "5")
     made = folder / "predictions" / "kuka-canvasmar"
-    assert {path.suffix for path in made.iterdir()} == {".mp4", ".gif"}
+    assert {path.suffix for path in made.iterdir()} == {".mp4", ".gif", ".png", ".json"}
     from components.data import video as videos
 
     frames = videos.read(made / "my own vidéo.mp4", (128, 128)).frames

@@ -1,0 +1,113 @@
+"""What the site holds beside its written pages: every page that no list names, the reference, the params schema."""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("components", "pipeline")
+# each table of params.yaml, and a stage that takes an entry of it
+TABLES = {
+    "simulations": "simulate",
+    "datasets": "preprocess",
+    "autoencoders": "train_vae",
+    "models": "train",
+    "recipes": "train",
+    "samplers": "sweep",
+    "searches": "sweep",
+    "protocols": "evaluate",
+}
+
+
+def on_config(config: Any) -> Any:
+    """Adds to the navigation what it does not name."""
+    nav = config.nav
+    named = set(re.findall(r"[\w/.-]+\.md", str(nav)))
+    others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
+    place = next(index for index, entry in enumerate(nav) if "Decisions" in entry)
+    nav[place:place] = [{"Topics": others}] if others else []
+    modules = [{f"{package}.{folder}": name} for package, folder, name in packages()]
+    nav.append({"Reference": [{"Parameters": "reference/params.md"}, *modules]})
+    nav.append({"What was tried": "tried.md"})
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages that are made of the code."""
+    made = {"reference/params.md": parameters(), "tried.md": (ROOT / "LAB.md").read_text(encoding="utf-8")}
+    for package, folder, name in packages():
+        lines = [f"# {package}.{folder}\n" if folder else f"# {package}\n"]
+        pattern = f"{package}/{folder}/*.py" if folder else f"{package}/*.py"
+        for path in sorted(ROOT.glob(pattern)):
+            if path.name != "__init__.py":
+                lines.append("::: " + ".".join(path.relative_to(ROOT).with_suffix("").parts) + "\n")
+        made[name] = "\n".join(lines)
+    for name, content in made.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def packages() -> Iterator[tuple[str, str, str]]:
+    """Package, folder in it and page."""
+    for package in PACKAGES:
+        folders = [path.parent.name for path in (ROOT / package).glob("*/__init__.py")]
+        for folder in ["", *sorted(folders)]:
+            yield package, folder, f"reference/{'-'.join(filter(None, (package, folder)))}.md"
+
+
+def parameters() -> str:
+    """The params file, table by table: each field, what it may be, and the comment beside it in the code."""
+    sys.path.insert(0, str(ROOT))
+    lines = [
+        "# Parameters\n",
+        "`params.yaml` holds these tables of named entries. Every field must be there: code has no defaults.\n",
+    ]
+    for table, name in TABLES.items():
+        stage = importlib.import_module(f"pipeline.{name}")
+        lines.append(f"## {table}\n")
+        field = "search" if table == "searches" else table.removesuffix("s")
+        for schema in schemas(stage.Params.model_fields[field].annotation):
+            lines += described(schema, 3)
+    return "\n".join(lines)
+
+
+def schemas(annotation: Any) -> Iterator[type]:
+    """The config classes in a type, in their order."""
+    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+        yield annotation
+    for part in get_args(annotation):
+        yield from schemas(part)
+
+
+def described(schema: Any, level: int) -> list[str]:
+    """One class as a heading, its docstring and a table of its fields; classes among its fields follow."""
+    source = inspect.getsource(schema)
+    lines = [f"{'#' * level} {schema.__name__}\n", f"{inspect.getdoc(schema)}\n", "| field | type | |", "|---|---|---|"]
+    inner = []
+    for name, field in schema.model_fields.items():
+        note = re.search(rf"^    {name}:[^#\n]*#\s*(.*)$", source, re.MULTILINE)
+        shown = written(field.annotation).replace("|", "\\|")
+        lines.append(f"| `{name}` | {shown} | {note[1] if note else ''} |")
+        inner += [one for one in schemas(field.annotation) if one is not schema]
+    lines.append("")
+    for one in dict.fromkeys(inner):
+        lines += described(one, min(level + 1, 5))
+    return lines
+
+
+def written(annotation: Any) -> str:
+    """A type as a person writes it."""
+    if annotation is type(None):
+        return "null"
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(written(part) for part in get_args(annotation))
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return re.sub(r"(typing|components|pipeline)(\.\w+)*\.", "", str(annotation))

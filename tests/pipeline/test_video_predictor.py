@@ -1,0 +1,164 @@
+"""A trained row in a user's hands: any video in, the same frames out as of the whole prediction, one by one."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from components.autoencoders.causal import CausalVAEConfig
+from components.config import parse, plain
+from components.errors import InputError
+from components.randomness import Stream
+from pipeline.video_predictor import VideoPredictor, probe
+from tests.pipeline.conftest import ROOT
+from tests.pipeline.untrained import build
+
+CLIP = torch.randint(0, 256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture(scope="module")
+def predictor(folder):
+    return VideoPredictor.open(folder, "kuka-canvasmar", "cpu")
+
+
+def frames_of(steps):
+    return torch.stack([step.frame for step in steps], dim=1)
+
+
+def test_streamed_frames_are_those_of_the_whole_prediction(predictor):
+    """Nine latent frames, more than the decoder looks back."""
+    steps = list(predictor.stream(CLIP, frames=15, seed=3))
+    assert predictor.reach == 5 < 9
+    whole = predictor.predict(CLIP[None], 15, Stream.of(3, (0,)), predictor.sampler)
+    assert [step.index for step in steps] == list(range(15))
+    assert close(frames_of(steps), whole.clips[:, 3:])
+    first = torch.stack([step.canvas for step in steps[:2]], dim=1)
+    assert close(first, whole.canvas[:, 3:5])
+    assert torch.equal(steps[2].order[0], whole.order[0, 1])
+    assert torch.allclose(steps[2].staticness[0], whole.staticness[0, 1])
+
+
+def close(one, other):
+    """Equal but for the rounding of sums in another order."""
+    distance = (one.int() - other.int()).abs()
+    return distance.max() <= 1 and (distance == 0).float().mean() > 0.99
+
+
+def test_the_decoder_is_seen_to_look_back_as_far_as_its_convolutions_reach(predictor):
+    deeper = {**plain(predictor.vae.config), "depth": 2}
+    vae = parse(CausalVAEConfig, deeper, where="vae").build()
+    assert predictor.reach == 5  # two frames in each of two blocks, and one more
+    assert probe(vae, (4, 4, 4), torch.device("cpu")) == 9
+
+    class Forgetful(torch.nn.Module):
+        """Works in chunks of four: how far it looks back depends on the place."""
+
+        causal, strides = True, (1, 8)
+
+        def pixel_frames(self, count):
+            return count
+
+        def decode(self, latents):
+            chunks = [chunk.cumsum(1) for chunk in latents.split(4, dim=1)]
+            return torch.cat(chunks, dim=1)
+
+    assert probe(Forgetful(), (4, 4, 4), torch.device("cpu")) is None
+
+
+def test_a_future_belongs_to_its_seed_whatever_is_made_beside_it(predictor):
+    alone, many, other = (
+        frames_of(predictor.stream(CLIP, frames=4, futures=futures, seed=seed))
+        for futures, seed in ((1, 0), (3, 0), (1, 1))
+    )
+    assert many.shape == (3, 4, 3, 32, 32)
+    assert close(many[:1], alone)
+    assert not torch.equal(many[0], many[1])
+    assert not torch.equal(other, alone)
+
+
+def test_numpy_and_torch_and_files_of_any_size_and_length_are_taken(predictor, folder):
+    height_first = np.ascontiguousarray(CLIP.permute(0, 2, 3, 1).numpy())
+    assert torch.equal(frames_of(predictor.stream(height_first, frames=2)), frames_of(predictor.stream(CLIP, frames=2)))
+    with pytest.warns(UserWarning, match="of 20 frames the last 19 are given"):
+        assert len(list(predictor.stream(folder / "videos" / "one.mp4", frames=1))) == 1
+    with pytest.warns(UserWarning, match="90 x 70 were resized to 32 x 32"):
+        (step,) = predictor.stream(np.zeros((1, 90, 70, 3), np.uint8), frames=1)
+    assert step.frame.shape == step.canvas.shape == (1, 3, 32, 32)
+    long = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
+    assert len(predictor.prepare(long).frames) == 1 + 63 * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(predictor.stream(CLIP, frames=1))
+
+
+def test_settings_change_what_is_sampled_and_unknown_ones_are_named(predictor):
+    (step,) = predictor.stream(CLIP, frames=1, sets=1)
+    assert step.order.max() == 0
+    for settings, words in (
+        ({"set": 1}, "sampler: unknown key set"),
+        ({"sets": "many"}, "sets is 'many'"),
+        ({"sets": 0}, "sets is 0"),
+        ({"frame_noise": 2.0}, "frame_noise is 2.0"),
+        ({"frames": 0}, "frames is 0"),
+        ({"futures": 65}, "futures 65"),
+    ):
+        with pytest.raises(InputError, match=words):
+            predictor.stream(CLIP, **settings)
+
+
+@pytest.mark.parametrize(
+    ("video", "words"),
+    [
+        (np.zeros((2, 8, 8, 3)), "float64"),
+        (np.zeros((2, 8, 8, 4), np.uint8), "shape"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "no frames"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "shape"),
+        ("nowhere.mp4", "does not exist"),
+    ],
+)
+def test_what_is_no_video_is_refused_with_a_sentence(predictor, video, words):
+    with pytest.raises(InputError, match=words):
+        predictor.stream(video)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_the_canvas_comes_first_and_the_sets_fill_it_in(tmp_path, group):
+    predictor = VideoPredictor.open(build(tmp_path, group=group), "kuka-canvasmar", "cpu")
+    glimpses = list(predictor.glimpses(CLIP, frames=4))
+    assert [round(glimpse.share, 2) for glimpse in glimpses] == [0.0, 0.12, 0.5, 1.0] * (2 // group)  # 2, 8, 16 tokens
+    assert [glimpse.done for glimpse in glimpses] == [False, False, False, True] * (2 // group)
+    assert torch.equal(glimpses[0].frames, glimpses[0].canvas)
+    assert not torch.equal(glimpses[1].frames, glimpses[0].frames)
+    streamed = frames_of(predictor.stream(CLIP, frames=4))
+    assert torch.equal(torch.cat([glimpse.frames for glimpse in glimpses if glimpse.done], dim=1), streamed)
+
+
+def test_a_model_without_a_canvas_has_none(folder):
+    predictor = VideoPredictor.open(folder, "kuka-no-canvas", "cpu")
+    assert [step.canvas for step in predictor.stream(CLIP, frames=3)] == [None, None, None]
+
+
+def test_a_row_that_is_not_trained_is_named_beside_those_that_are(folder):
+    with pytest.raises(InputError, match="no experiment 'other' is trained; there is kuka-canvasmar, kuka-no-canvas"):
+        VideoPredictor.open(folder, "other")
+
+
+def test_a_program_that_predicts_imports_neither_ray_nor_mlflow(folder):
+    program = (
+        "import sys, numpy\n"
+        "from pipeline.video_predictor import VideoPredictor\n"
+        f"predictor = VideoPredictor.open({str(folder)!r}, 'kuka-canvasmar')\n"
+        "steps = list(predictor.stream(numpy.zeros((1, 32, 32, 3), numpy.uint8), frames=2))\n"
+        "assert len(steps) == 2\n"
+        "print(sorted({'ray', 'mlflow', 'gradio', 'dvc'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr

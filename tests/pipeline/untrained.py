@@ -1,0 +1,53 @@
+"""A project folder whose rows were never trained: random weights in their places, made in a second."""
+
+import json
+from pathlib import Path
+
+import torch
+import yaml
+
+from components import checkpoint, config
+from components.autoencoders.causal import CausalVAEConfig
+from components.data import video
+from components.models.canvasmar import CanvasMARConfig
+from components.models.trained import Trained
+from tests.pipeline.conftest import ROOT, tiny
+
+
+def scattered(module: torch.nn.Module) -> torch.nn.Module:
+    """Every weight random, so that no block is the identity and no gate is closed."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5 / parameter[0].numel() ** 0.5)
+    return module
+
+
+def build(folder: Path, *, group: int = 1, vae_changes: dict | None = None) -> Path:
+    """Rows with and without a canvas, and two videos of 20 frames."""
+    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    data = folder / "data"
+    vae = params["autoencoders"]["kuka-vae"] | (vae_changes or {})
+    vae_config = config.parse(CausalVAEConfig, vae, where="vae")
+    save(data / "autoencoders" / "kuka-vae", vae_config.build(), vae_config)
+    identity = checkpoint.identity(data / "autoencoders" / "kuka-vae")
+    for row, model, sampler in (
+        ("kuka-canvasmar", "canvas", "default"),
+        ("kuka-no-canvas", "no-canvas", "no-canvas"),
+    ):
+        shape = config.parse(CanvasMARConfig, params["models"][model] | {"group": group}, where="model")
+        trained = Trained(model=shape, autoencoder=identity, clips="", mean=(0.1,) * 4, std=(0.9,) * 4)
+        save(data / "models" / row, shape.build(), trained)
+        (data / "searches" / row).mkdir(parents=True)
+        content = {"sampler": params["samplers"][sampler] | {"sets": 3}}
+        (data / "searches" / row / "best.json").write_text(json.dumps(content), encoding="utf-8")
+    ramp = torch.linspace(0, 200, 20)[:, None, None, None] + torch.linspace(0, 50, 48)
+    for name in ("one", "two"):
+        video.write(folder / "videos" / f"{name}.mp4", ramp.expand(20, 3, 40, 48).to(torch.uint8), 8)
+    return folder
+
+
+def save(folder: Path, module: torch.nn.Module, description: config.Config) -> None:
+    """As a stage leaves it."""
+    checkpoint.save_weights(folder / checkpoint.WEIGHTS, scattered(module).state_dict())
+    checkpoint.describe(folder, description)
