@@ -6,7 +6,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test lint ui setup
+.PHONY: repro test lint ui demo docs setup
 
 repro: $(READY) ## videos to report: everything that is not up to date
 	dvc repro
@@ -22,6 +22,12 @@ lint: $(READY) ## style, format, types
 
 ui: $(READY) ## the MLflow UI
 	python -m pipeline.ui
+
+demo: $(READY) ## a page on this machine where trained rows continue a video
+	python -m pipeline.demo
+
+docs: $(READY) ## the site in build/site; fails at any broken link
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 setup: $(READY)
 

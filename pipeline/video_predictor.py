@@ -4,7 +4,7 @@ Nothing here imports Ray, and MLflow only where a registered model is asked for.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +69,30 @@ class Glimpse:
         for place in range(self.frames.shape[1]):
             canvas = None if self.canvas is None else self.canvas[:, place]
             yield Step(self.index + place, self.frames[:, place], canvas, self.staticness, self.order)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """The chance of a batch whose rows have seeds of their own: what a sampler asks of a Stream."""
+
+    streams: tuple[Stream, ...]
+
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """One for each row."""
+        return tuple(sample for stream in self.streams for sample in stream.samples)
+
+    def fork(self, *purpose: str | int) -> "Together":
+        """The part of this chance that belongs to a purpose."""
+        return Together(tuple(stream.fork(*purpose) for stream in self.streams))
+
+    def normal(self, *shape: int) -> Float[Tensor, "b ..."]:
+        """Unit normal numbers of this shape for every row."""
+        return torch.cat([stream.normal(*shape) for stream in self.streams])
+
+    def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
+        """Numbers in [0, 1) of this shape for every row."""
+        return torch.cat([stream.uniform(*shape) for stream in self.streams])
 
 
 class VideoPredictor(Predictor):
@@ -170,17 +194,36 @@ class VideoPredictor(Predictor):
             for note in given.notes:
                 warnings.warn(note, stacklevel=2)
         sampler = self.with_settings(**settings)
-        return self._glimpses(given, frames, Stream.of(seed, range(futures), self.device), drafts, sampler)
+        stream = Stream.of(seed, range(futures), self.device)
+        return self._glimpses([given], frames, stream, drafts, sampler)
+
+    def together(
+        self, videos: Sequence[Given], *, frames: int, seeds: Sequence[int], **settings: Any
+    ) -> Iterator[Glimpse]:
+        """The first future of each video and seed, in one batch; the videos must be equally long.
+
+        Of each frame there are two glimpses, its canvas and the frame, so that the canvas can be shown first.
+        """
+        chance = Together(tuple(Stream.of(seed, (0,), self.device) for seed in seeds))
+        for glimpse in self._glimpses(videos, frames, chance, True, self.with_settings(**settings)):
+            if glimpse.done or not glimpse.share:
+                yield glimpse
 
     @torch.no_grad()
     def _glimpses(
-        self, given: Given, frames: int, stream: Stream, each_set: bool, sampler: SamplerConfig
+        self,
+        videos: Sequence[Given],
+        frames: int,
+        stream: "Stream | Together",
+        each_set: bool,
+        sampler: SamplerConfig,
     ) -> Iterator[Glimpse]:
-        latents = self.encode(given.frames[None]).expand(len(stream.samples), -1, -1, -1, -1)
-        before = len(given.frames)
+        latents = self.encode(torch.stack([given.frames for given in videos]))
+        latents = latents.expand(max(len(videos), len(stream.samples)), -1, -1, -1, -1)
+        before = len(videos[0].frames)
         total = self.vae.latent_frames(self._whole(before + frames)) - latents.shape[1]
         shown = 0
-        for begin, draft in drafts(self.model, latents, total, stream, sampler):
+        for begin, draft in drafts(self.model, latents, total, stream, sampler):  # type: ignore[arg-type]
             done = draft.share == 1
             if not done and not each_set:
                 continue
@@ -235,6 +278,16 @@ def probe(vae: Autoencoder, latent: tuple[int, int, int], device: torch.device) 
         if not torch.allclose(whole, part, rtol=1e-3, atol=1e-3):
             return None
     return reach
+
+
+def read_limited(path: Path, size: tuple[int, int], most: int) -> UInt8[Tensor, "f c h w"]:
+    """The frames of a video from a stranger, resized. Raises InputError as `read` does, and for more than `most`."""
+    found: list[Tensor] = []
+    for chunk in videos.frames(path, size):
+        found.append(chunk)
+        if sum(map(len, found)) > most:
+            raise InputError(f"{path} has more than {most} frames; cut it")
+    return torch.cat(found)
 
 
 def rows(folder: Path | str) -> list[str]:

@@ -61,38 +61,41 @@ def nearest(latents: int, frames: int) -> Int[np.ndarray, "f"]:
     return -(-frame * (latents - 1) // max(frames - 1, 1))
 
 
-def film(gallery: Gallery, index: int, known: int | None = None) -> Film:
+def film(gallery: Gallery, index: int, known: int | None = None, made: int | None = None) -> Film:
     """One clip of a gallery, frame by frame: context and truth, canvas, staticness, order, sample, error.
 
-    Of the truth only the first `known` frames are there, or all.
+    Only the first `known` frames of the truth are there, and the first `made` of what was predicted; or all.
     """
     truth, sample = gallery.truth[index], gallery.sample[index]
     context = gallery.context[index][-GIVEN:]
     count = len(truth)
     chosen = np.unique(np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int))
     size = (truth.shape[-2], truth.shape[-1])
-    real = np.concatenate([np.full(len(context), True), chosen < (count if known is None else known)])
+    before = np.full(len(context), False)
+    real = np.concatenate([~before, chosen < (count if known is None else known)])
+    there = np.concatenate([before, chosen < (count if made is None else made)])
     first = _lane("context | truth", np.concatenate([context, truth[chosen]]).transpose(0, 2, 3, 1), 0)
-    lanes = [replace(first, name=first.name if real[-len(chosen) :].any() else "context", present=real)]
+    lanes = [replace(first, name=first.name if real[len(context) :].any() else "context", present=real)]
+    drawn = []
     if gallery.canvas is not None:
         canvas = gallery.canvas[index]
-        drawn = canvas[nearest(len(canvas), count)[chosen]]
-        lanes.append(_lane("canvas", drawn.transpose(0, 2, 3, 1), len(context)))
+        canvas = canvas[nearest(len(canvas), count)[chosen]]
+        drawn.append(_lane("canvas", canvas.transpose(0, 2, 3, 1), len(context)))
         if gallery.staticness is not None:
             maps = gallery.staticness[index][nearest(gallery.staticness.shape[1], count)[chosen]]
             heat = _coloured(_enlarge(maps, size), STATIC_SCALE)
-            lanes.append(_lane("staticness", heat, len(context), STATIC_SCALE, "moving", "static"))
+            drawn.append(_lane("staticness", heat, len(context), STATIC_SCALE, "moving", "static"))
     if gallery.order is not None:
         sets = max(int(gallery.order.max()), 1)
         maps = gallery.order[index][nearest(gallery.order.shape[1], count)[chosen]] / sets
         turns = _coloured(_enlarge(maps, size), ORDER_SCALE)
-        lanes.append(_lane("order", turns, len(context), ORDER_SCALE, "first set", "last set"))
-    lanes.append(_lane("sample", sample[chosen].transpose(0, 2, 3, 1), len(context)))
-    error = _error(truth[chosen], sample[chosen], len(context))
-    if (seen := error.present & real).any():
-        lanes.append(replace(error, present=seen))
-    before = gallery.context.shape[1]
-    numbers = (*range(before - len(context), before), *(int(before + frame) for frame in chosen))
+        drawn.append(_lane("order", turns, len(context), ORDER_SCALE, "first set", "last set"))
+    drawn.append(_lane("sample", sample[chosen].transpose(0, 2, 3, 1), len(context)))
+    lanes += [replace(lane, present=there) for lane in drawn]
+    if (real & there).any():
+        lanes.append(replace(_error(truth[chosen], sample[chosen], len(context)), present=real & there))
+    given = gallery.context.shape[1]
+    numbers = (*range(given - len(context), given), *(int(given + frame) for frame in chosen))
     return Film(gallery.names[index], tuple(lanes), numbers, len(context))
 
 
@@ -169,6 +172,11 @@ def animation(gallery: Gallery, index: int) -> bytes:
     durations = [MILLISECONDS] * (total - 1) + [_PAUSE]
     pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, **_LOSSLESS)
     return file.getvalue()
+
+
+def png(frame: UInt8[np.ndarray, "c h w"]) -> bytes:
+    """One frame as a PNG of its own size."""
+    return _png(Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))))
 
 
 def overlay(

@@ -11,8 +11,8 @@ from first_party import PACKAGES, ROOT, Tree, plant, project
 
 # a vendor, and where it may be imported: files, or folders that end with a slash; nowhere if empty
 DOORS: Final[dict[str, tuple[str, ...]]] = {
-    # three, so that an edit of the search trains nothing again
-    "ray": ("pipeline/cluster.py", "pipeline/workers.py", "pipeline/trials.py"),
+    # several, so that an edit of the search or of the server trains nothing again
+    "ray": ("pipeline/cluster.py", "pipeline/workers.py", "pipeline/trials.py", "pipeline/serve.py"),
     "mlflow": ("components/tracking.py",),
     "yaml": ("components/config.py",),
     "decord": ("components/data/video.py", "benchmarks/preprocess.py"),  # which is measured beside bare decord
@@ -24,8 +24,12 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
     "matplotlib": ("components/reporting/",),
     "jinja2": ("components/reporting/",),
     "PIL": ("components/reporting/", "components/data/video.py"),
+    "gradio": ("pipeline/demo.py",),
+    "starlette": ("pipeline/serve.py",),
     "dvc": (),
 }
+# what an extra of pyproject.toml brings, and where alone it may be needed
+OPTIONAL: Final = {"gradio": "demo", "starlette": "serve"}
 # a distribution whose import has another name
 DISTRIBUTIONS: Final = {"yaml": "pyyaml", "PIL": "pillow", "pybullet_data": "pybullet"}
 # what a machine has that only computes; timm brings torchvision
@@ -76,7 +80,7 @@ def undeclared(tree: Tree, dependencies: frozenset[str]) -> list[str]:
         for path, source in tree.sources.items()
         for imported in source.imports
         if not imported.relative
-        and imported.top not in {*PACKAGES, *sys.stdlib_module_names}
+        and imported.top not in {*PACKAGES, *OPTIONAL, *sys.stdlib_module_names}
         and _normal(DISTRIBUTIONS.get(imported.top, imported.top)) not in dependencies
     ]
 

@@ -1,0 +1,317 @@
+"""Command `serve`: an address that takes a video and streams its continuation, each frame's canvas first.
+
+A door to Ray of its own: replicas of a model behind one gate, which reads the requests and answers all of them.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import Field
+
+from components.config import Config, parse, value
+from components.errors import InputError
+from components.reporting import galleries
+from pipeline import environment, stage
+from pipeline.progress import say
+from pipeline.video_predictor import VideoPredictor, read_limited
+
+environment.apply(Path.cwd())  # Ray reads its settings when it is imported, and not again
+
+import ray  # noqa: E402
+
+try:
+    from ray import serve
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+except ImportError:
+    raise SystemExit("error: serving needs Ray Serve; install it with `pip install -e '.[serve]'`") from None
+
+MOST_BYTES: Final = 20 * 2**20  # of a request
+MOST_FRAMES: Final = 300  # of its video
+BODY_SECONDS: Final = 20.0  # that a request may take to arrive
+ANSWER_SECONDS: Final = 120.0  # until the last frame, once it has arrived
+BATCH, GATHER_SECONDS = 8, 0.02  # requests that are predicted together, and how long one waits for others
+RUNNING: Final = 2 * BATCH  # requests that a replica holds
+QUEUE: Final = 64  # that wait for a replica; more are turned away
+ATTEMPTS: Final = 3  # at a request whose replica has died
+KINDS: Final = ("video/", "image/gif", "application/octet-stream")
+
+
+class Question(Config):
+    """What may be asked for beside the video."""
+
+    frames: int = Field(ge=1, le=64)
+    context: int = Field(ge=1, le=64)
+    seed: int = Field(ge=0, lt=2**63)
+
+
+USUAL: Final = {"frames": 16, "context": 1, "seed": 0}
+
+
+class RefusedError(Exception):
+    """A request that is answered with a status and a sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Replica:
+    """A model that predicts for several requests at once."""
+
+    def __init__(self, root: str, row: str, device: str | None, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.predictor = VideoPredictor.open(root, row, device)
+        size = torch.zeros(1, 3, *self.predictor.size, dtype=torch.uint8)
+        for _ in self.predictor.stream(size, frames=1):  # the first one warms up
+            pass
+
+    def ready(self) -> tuple[int, int]:
+        """Height and width of its frames, once it is there."""
+        return self.predictor.size
+
+    async def answer(self, request: tuple[Any, dict[str, int]]) -> AsyncIterator[list[tuple[str, int, bytes]]]:
+        """Canvases and frames as PNGs, as soon as they stand."""
+        async for lines in self.batched(request):  # type: ignore[attr-defined]
+            if lines is not None:
+                yield lines
+
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=GATHER_SECONDS)
+    async def batched(self, requests: list[tuple[Any, dict[str, int]]]) -> AsyncIterator[list[Any]]:
+        """Requests that ask for equally many frames after equally many are one batch; the batches take turns."""
+        kinds: dict[tuple[int, int], list[int]] = {}
+        for place, (frames, question) in enumerate(requests):
+            kinds.setdefault((len(frames), question["frames"]), []).append(place)
+        runs = [(places, self._run([requests[place] for place in places])) for places in kinds.values()]
+        while runs:
+            for places, run in list(runs):
+                answers: list[Any] = [None] * len(requests)
+                lines = await asyncio.to_thread(next, run, None)
+                if lines is None:
+                    runs.remove((places, run))
+                for row, place in enumerate(places):
+                    answers[place] = StopIteration if lines is None else lines[row]
+                yield answers
+
+    def _run(self, requests: list[tuple[Any, dict[str, int]]]) -> Iterator[list[list[tuple[str, int, bytes]]]]:
+        """For each row of the batch what is new."""
+        videos = [self.predictor.prepare(frames) for frames, _ in requests]
+        count, seeds = requests[0][1]["frames"], [question["seed"] for _, question in requests]
+        for glimpse in self.predictor.together(videos, frames=count, seeds=seeds):
+            kind = "frame" if glimpse.done else "canvas"
+            if kind == "frame" or glimpse.canvas is not None:
+                yield [
+                    [(kind, glimpse.index + place, galleries.png(frame)) for place, frame in enumerate(row.numpy())]
+                    for row in glimpse.frames
+                ]
+
+
+class Gate:
+    """Reads and checks requests, hands them to a replica, and streams the answer as lines of JSON."""
+
+    def __init__(self, replicas: Any) -> None:
+        self.replicas, self.streams = replicas, replicas.options(stream=True)
+        self.size: tuple[int, int] | None = None
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.running = 0
+
+    async def __call__(self, request: Request) -> Response:
+        """The answer to any request."""
+        path, method = request.url.path.rstrip("/") or "/", request.method
+        try:
+            match path, method:
+                case "/predict", "POST":
+                    response = await self.predict(request)
+                case "/health", "GET":
+                    response = await self.health()
+                case "/metrics", "GET":
+                    response = PlainTextResponse(self.metrics())
+                case "/predict" | "/health" | "/metrics", _:
+                    raise RefusedError(405, f"{method} is not for {path}; POST a video to /predict, GET the others")
+                case _:
+                    raise RefusedError(404, f"there is no {path}; POST a video to /predict, or GET /health or /metrics")
+        except RefusedError as refusal:
+            response = JSONResponse({"error": str(refusal)}, refusal.status)
+        self.counts["requests", str(response.status_code)] += 1
+        return response
+
+    async def health(self) -> Response:
+        """200 if a replica answers within a few seconds, else 503."""
+        try:
+            height, width = await asyncio.wait_for(self._ready(), 5)
+        except Exception as error:  # whatever it is, there is no replica to answer
+            raise RefusedError(503, f"no replica answers ({type(error).__name__}); try again later") from None
+        return JSONResponse({"status": "ok", "height": height, "width": width})
+
+    async def _ready(self) -> tuple[int, int]:
+        size: tuple[int, int] = await self.replicas.ready.remote()
+        return size
+
+    def metrics(self) -> str:
+        """Counts and seconds in Prometheus's text format."""
+        lines = [f'canvasmar_{name}_total{{status="{label}"}} {count}' for (name, label), count in self.counts.items()]
+        return "\n".join([*sorted(lines), f"canvasmar_running {self.running}", ""])
+
+    async def predict(self, request: Request) -> Response:
+        """The stream of an answer; its first line has come when the status is sent."""
+        question = asked(dict(request.query_params))
+        kind = request.headers.get("content-type", "application/octet-stream").lower()
+        if not kind.startswith(KINDS):
+            raise RefusedError(
+                415, f"the content type is {kind[:80]!r}; send a video as video/mp4 or application/octet-stream"
+            )
+        if self.running >= QUEUE:
+            raise RefusedError(503, f"{self.running} requests are being answered; try again in a few seconds")
+        self.running += 1
+        try:
+            given = await self.read(request, question)
+            lines = self.lines(given, question)
+            first = await anext(lines)
+        except BaseException:
+            self.running -= 1
+            raise
+        return StreamingResponse(self.counted(first, lines), media_type="application/x-ndjson")
+
+    async def read(self, request: Request, question: dict[str, int]) -> Any:
+        """The frames that are given, as the model takes them."""
+        with tempfile.NamedTemporaryFile(suffix=".video") as file:
+            length = 0
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    async for chunk in request.stream():
+                        length += len(chunk)
+                        if length > MOST_BYTES:
+                            raise RefusedError(413, f"the video is larger than {MOST_BYTES // 2**20} MB; cut it")
+                        file.write(chunk)
+            except TimeoutError:
+                raise RefusedError(408, f"the video took longer than {BODY_SECONDS:.0f} s to arrive") from None
+            except ClientDisconnect:
+                raise RefusedError(400, "the connection ended before the video did") from None
+            file.flush()
+            self.size = self.size or await self._ready()
+            try:
+                frames = await asyncio.to_thread(read_limited, Path(file.name), self.size, MOST_FRAMES)
+            except InputError as error:
+                raise RefusedError(400, str(error).replace(file.name, "the video")) from None
+        if question["context"] > len(frames):
+            raise RefusedError(
+                422, f"context is {question['context']}, but the video has {len(frames)} frames; ask for fewer"
+            )
+        return frames[: question["context"]].numpy()
+
+    async def lines(self, given: Any, question: dict[str, int]) -> AsyncIterator[str]:
+        """Lines of JSON; a replica that dies is replaced by another, which goes on where it was."""
+        sent, began = 0, time.perf_counter()
+        for attempt in range(ATTEMPTS):
+            try:
+                place = 0
+                answer = self.streams.answer.remote((given, question))
+                while True:
+                    left = began + ANSWER_SECONDS - time.perf_counter()
+                    pieces = await asyncio.wait_for(anext(answer, None), left)
+                    if pieces is None:
+                        yield line({"kind": "end", "frames": question["frames"], "seconds": passed(began)})
+                        return
+                    place += 1
+                    if place > sent:  # the same request has the same answer, from whichever replica
+                        sent = place
+                        for kind, index, png in pieces:
+                            content = base64.b64encode(png).decode()
+                            yield line({"kind": kind, "index": index, "seconds": passed(began), "png": content})
+            except TimeoutError:
+                problem = 504, f"the answer took longer than {ANSWER_SECONDS:.0f} s; ask for fewer frames"
+                break
+            except serve.exceptions.BackPressureError:
+                problem = 503, "too many requests are waiting; try again in a few seconds"
+                break
+            except (ray.exceptions.RayActorError, serve.exceptions.RayServeException):
+                problem = 503, f"the replica died {attempt + 1} times while it answered; try again"
+                self.counts["replica_deaths", "503"] += 1
+        if not sent:
+            raise RefusedError(*problem)
+        yield line({"kind": "error", "status": problem[0], "error": problem[1]})
+
+    async def counted(self, first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+        """All lines; afterwards the request is no longer running, whatever became of its client."""
+        try:
+            yield first
+            async for one in rest:
+                yield one
+        finally:
+            self.running -= 1
+
+
+def line(content: dict[str, Any]) -> str:
+    """One line of JSON."""
+    return json.dumps(content) + "\n"
+
+
+def passed(began: float) -> float:
+    """Seconds since then."""
+    return round(time.perf_counter() - began, 4)
+
+
+def asked(query: dict[str, str]) -> dict[str, int]:
+    """The question in a query. Raises RefusedError for what may not be asked for."""
+    try:
+        found = parse(Question, USUAL | {name: value(text) for name, text in query.items()}, where="the query")
+    except InputError as error:
+        raise RefusedError(422, str(error)) from None
+    return found.model_dump()
+
+
+def application(root: Path, row: str, device: str | None, replicas: int) -> Any:
+    """The gate before so many replicas of a trained row."""
+    gpus = 1.0 if torch.cuda.is_available() and device != "cpu" else 0.0
+    threads = max(1, (os.cpu_count() or 1) // replicas)
+    resources = {"num_cpus": 0.5, "num_gpus": gpus}
+    model = serve.deployment(
+        Replica, num_replicas=replicas, max_ongoing_requests=RUNNING, ray_actor_options=resources
+    )  # fmt: skip
+    gate = serve.deployment(Gate, max_ongoing_requests=4 * QUEUE, ray_actor_options={"num_cpus": 0})
+    return gate.bind(model.bind(str(root.resolve()), row, device, threads))
+
+
+def start(root: Path, row: str, device: str | None, replicas: int, port: int) -> None:
+    """Starts serving on this machine's loopback and returns. Raises InputError if the row is not trained."""
+    VideoPredictor.open(root, row, device)  # a sentence here rather than a trace from a replica
+    options = {"host": "127.0.0.1", "port": port, "keep_alive_timeout_s": 5}
+    serve.start(http_options=options, logging_config={"log_level": "ERROR", "enable_access_log": False})
+    serve.run(application(root, row, device, replicas), name="canvasmar", route_prefix="/")
+
+
+def main() -> None:
+    """Serves a trained experiment on this machine's loopback until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.serve", description=main.__doc__)
+    parser.add_argument("--row", required=True, help="a trained entry of the table experiments in params.yaml")
+    parser.add_argument("--replicas", type=int, default=1, help="processes that predict (default: 1)")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU for each replica when there is one)")
+    arguments = parser.parse_args()
+    with stage.command() as root:
+        if arguments.replicas < 1:
+            raise InputError(f"--replicas is {arguments.replicas}; it must be at least 1")
+        from pipeline import cluster
+
+        with cluster.connect(root):
+            start(root, arguments.row, arguments.device, arguments.replicas, arguments.port)
+            say(f"serve: POST a video to http://127.0.0.1:{arguments.port}/predict\nCtrl-C ends it")
+            try:
+                while True:
+                    time.sleep(3600)
+            finally:
+                serve.shutdown()
+
+
+if __name__ == "__main__":
+    main()
