@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from components.errors import InputError
-from pipeline import environment
+from pipeline import cost, environment
 from pipeline.progress import meter
 
 environment.apply(Path.cwd())  # Ray reads its settings when it is imported, and not again
@@ -38,15 +38,32 @@ def connect(root: Path) -> Iterator[None]:
     except ConnectionError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"no Ray cluster answers at RAY_ADDRESS ({reason}); correct it, or unset it") from None
+    cost.LEDGER.node = ray.get_runtime_context().get_node_id()
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def measure() -> cost.Measure:
+    """What this task or actor uses from here on."""
+    return cost.Measure(ray.get_runtime_context().get_node_id(), len(ray.get_gpu_ids()))
+
+
 def processors() -> int:
     """CPUs of the cluster."""
     return int(ray.cluster_resources().get("CPU", 1))
+
+
+def share(parts: int, *, gpu: bool = False) -> int:
+    """The most CPUs that each of so many parts can have at once, a part being on one node, and with a GPU if asked."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def places(cpus: int) -> int:
+        held = [(int(node.get("CPU", 0)) // cpus, int(node.get("GPU", 0))) for node in nodes]
+        return sum(min(place) if gpu else place[0] for place in held)
+
+    return next((cpus for cpus in range(processors(), 1, -1) if places(cpus) >= parts), 1)
 
 
 def device() -> torch.device:
@@ -55,12 +72,18 @@ def device() -> torch.device:
 
 
 def map_tasks(function: Callable[[T], R], items: Sequence[T], *, label: str, unit: str) -> list[R]:
-    """function(item) for every item, each in a task of its own with one CPU, results in the order of the items."""
+    """function(item) for every item, each in a task of its own with one CPU, results in the order of the items.
+
+    Tasks work in this process's folder, on whatever node they are, so that relative paths mean the same there.
+    """
+    folder = Path.cwd()
 
     @ray.remote(num_cpus=1, max_retries=2)
-    def task(item: T) -> R:
+    def task(item: T) -> tuple[R, str, cost.Use]:
+        os.chdir(folder)  # workers of a cluster begin where it was started
         torch.set_num_threads(1)
-        return function(item)
+        used = measure()
+        return function(item), used.key, used.use()
 
     pending = {task.remote(item): index for index, item in enumerate(items)}
     results: dict[int, R] = {}
@@ -69,7 +92,8 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], *, label: str, uni
             ready, _ = ray.wait(list(pending), num_returns=1)
             for reference in ready:
                 index = pending.pop(reference)
-                results[index] = _unwrap(reference)
+                results[index], key, use = _unwrap(reference)
+                cost.LEDGER.enter(key, use)
                 shown.advance()
     return [results[index] for index in range(len(items))]
 

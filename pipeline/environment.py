@@ -11,6 +11,7 @@ VARIABLES = {
     "RAY_AUTH_MODE": "token",  # a cluster listens on all interfaces: nobody else on the machine may give it work
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # until a report is collected; by default two seconds
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",  # for what other jobs hold; enough in all is checked before
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",

@@ -5,7 +5,6 @@ import fcntl
 import inspect
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 from components import tracking
 from components.config import Config, fingerprint, flatten, parse, plain, read_yaml
 from components.errors import InputError
-from pipeline import environment
+from pipeline import cost, environment
 from pipeline.progress import complain, say
 
 Main = Callable[..., dict[str, float]]
@@ -33,6 +32,7 @@ TABLES = (
     "searches",
     "experiments",
 )
+PRICES = "prices"  # no stage depends on it: what the hours of a run cost changes nothing that was made
 
 
 def run(main: Main, *, rows: str | None) -> None:
@@ -82,7 +82,8 @@ def _run(main: Main, rows: str | None, root: Path) -> None:
     paths = [name for name, keyword in inspect.signature(main).parameters.items() if keyword.annotation is Path]
     arguments = _parser(main, stage, rows, paths).parse_args()
     row = arguments.row if rows else None
-    params = resolve(_schema(main), read_yaml(arguments.params), rows, row)
+    tables = read_yaml(arguments.params)
+    params, prices = resolve(_schema(main), tables, rows, row), cost.prices(tables)
     name = f"{stage}@{row}" if row else stage
     out: Path = arguments.out
     folders = {path: getattr(arguments, path) for path in paths if path != "out"}
@@ -90,7 +91,7 @@ def _run(main: Main, rows: str | None, root: Path) -> None:
         if not folder.exists():
             raise InputError(f"{name}: --{path} {folder} does not exist; run `dvc repro` to make what comes before")
     tags = {"stage": stage, "row": row or "", "params": fingerprint(params), **tracking.provenance(root)}
-    began = time.perf_counter()
+    began, measure = time.perf_counter(), cost.Measure(cost.LEDGER.node, gpus=0)
     with (
         alone(root / ".state" / "locks" / f"{name}.lock", name),
         tracking.run(name, root=root, tags=tags, parameters=flatten(plain(params))) as log,
@@ -103,9 +104,11 @@ def _run(main: Main, rows: str | None, root: Path) -> None:
         _replace(partial, out)
         _write_metrics(root / "metrics" / stage / f"{row or stage}.json", metrics)
         seconds = time.perf_counter() - began
-        log.metrics({**metrics, "stage_seconds": seconds, "stage_peak_memory_mib": _peak_memory()})
+        bill = cost.LEDGER.bill(measure.use(), cost.gpus_here(), seconds)
+        log.metrics({**metrics, "stage_seconds": seconds, **bill, **cost.paid(bill, prices)})
         numbers = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-        say(f"{name}: done in {seconds:.0f} s ({numbers})\n  outputs {out}\n  MLflow run {log.link}")
+        say(f"{name}: done in {seconds:.0f} s ({numbers})\n  used {cost.words(bill, prices)}")
+        say(f"  outputs {out}\n  MLflow run {log.link}")
 
 
 @contextmanager
@@ -133,8 +136,8 @@ def resolve(schema: type[Config], tables: Mapping[str, Any], rows: str | None, r
     for unknown tables, rows and entries.
     """
     for table in tables:
-        if table not in TABLES:
-            raise InputError(f"params.yaml: unknown table {table}; the tables are {', '.join(TABLES)}")
+        if table not in (*TABLES, PRICES):
+            raise InputError(f"params.yaml: unknown table {table}; the tables are {', '.join((*TABLES, PRICES))}")
     where = f"params.yaml: {rows}.{row}" if rows else "params.yaml"
     entry = _entry(tables, rows, row, "params.yaml") if rows else {}
     if rows == "experiments":
@@ -206,8 +209,3 @@ def _write_metrics(path: Path, metrics: dict[str, float]) -> None:
     aside = path.with_suffix(f".{os.getpid()}")
     aside.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     aside.rename(path)
-
-
-def _peak_memory() -> float:
-    """The largest resident set of this process or of one that it waited for, in MiB."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipeline.cluster import processors  # before Ray, which it gives its settings
+from pipeline.cluster import share  # before Ray, which it gives its settings
 from pipeline.progress import Meter, complain, meter
 
 # isort: split
@@ -27,7 +27,7 @@ def search(
 
     A trial that fails is a row with its error; the others go on. A search that was killed goes on where it was.
     """
-    threads = max(1, processors() // concurrent)
+    threads = share(concurrent)
 
     def trainable(config: dict[str, Any], shared: Any) -> None:
         torch.set_num_threads(threads)

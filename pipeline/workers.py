@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 from components.errors import InputError
-from pipeline.cluster import processors  # before Ray, which it gives its settings
+from pipeline import cost
+from pipeline.cluster import measure, processors, share  # before Ray, which it gives its settings
 from pipeline.progress import Meter, complain, meter
 
 # isort: split
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer, prepare_model
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
 
@@ -64,6 +66,7 @@ class Board:
         self.warnings: list[str] = []
         self.error: str | None = None
         self.stopped = False
+        self.uses: dict[str, cost.Use] = {}
 
     def post(self, step: int, metrics: dict[str, float]) -> None:
         """The step that is done, and metrics if there are any."""
@@ -80,6 +83,14 @@ class Board:
         found = self.step, self.metrics, self.warnings
         self.metrics, self.warnings = [], []
         return found
+
+    def charge(self, key: str, use: cost.Use) -> None:
+        """What a worker has used so far."""
+        self.uses[key] = use
+
+    def charged(self) -> dict[str, cost.Use]:
+        """What all of them have used."""
+        return self.uses
 
     def fail(self, error: str) -> None:
         """A worker's sentence about bad input: whoever begins after it need not try."""
@@ -118,9 +129,10 @@ def train(
     if workers > (gpus or cpus):
         kind = f"{gpus} GPUs" if use_gpu else f"{cpus} CPUs and no GPU"
         raise InputError(f"recipe.workers is {workers}, but the cluster has {kind}; lower it to what is there")
-    resources = {"CPU": float(max(1, cpus // workers)), **({"GPU": 1.0} if use_gpu else {})}
+    resources = {"CPU": float(share(workers, gpu=use_gpu)), **({"GPU": 1.0} if use_gpu else {})}
     failures = ray.train.FailureConfig(max_failures=2, controller_failure_limit=0)  # type: ignore[call-arg]
-    board = Board.remote()  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # others may go away
+    board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     trainer: Any = TorchTrainer(
         _worker_loop,  # type: ignore[arg-type]
         train_loop_config={"work": work, "board": board},
@@ -194,6 +206,7 @@ def _watched(board: Any, shown: Meter, log: Callable[[Mapping[str, float], int],
         thread.join()
         with suppress(ray.exceptions.RayError):
             read()
+            cost.LEDGER.uses.update(ray.get(board.charged.remote()))
 
 
 def _worker_loop(config: dict[str, Any]) -> Mapping[str, Any]:
@@ -209,7 +222,8 @@ def _worker_loop(config: dict[str, Any]) -> Mapping[str, Any]:
     worker = Worker(rank, world, device, prepare_model if world > 1 else nn.Identity(), board)
     try:
         work: Callable[[Worker], Mapping[str, Any]] = config["work"]
-        return work(worker)
+        with measure().told(board.charge.remote):
+            return work(worker)
     except InputError as error:
         ray.get(board.fail.remote(str(error)))
         if world > 1:

@@ -11,8 +11,11 @@ from first_party import PACKAGES, ROOT, Tree, plant, project
 
 # a vendor, and where it may be imported: files, or folders that end with a slash; nowhere if empty
 DOORS: Final[dict[str, tuple[str, ...]]] = {
-    # several, so that an edit of the search or of the server trains nothing again
-    "ray": ("pipeline/cluster.py", "pipeline/workers.py", "pipeline/trials.py", "pipeline/serve.py"),
+    # several, so that an edit of the search or of the server trains nothing again; jobs.py needs neither torch nor Train
+    "ray": (
+        *("pipeline/cluster.py", "pipeline/workers.py", "pipeline/trials.py"),
+        *("pipeline/jobs.py", "pipeline/serve.py"),
+    ),
     "mlflow": ("components/tracking.py",),
     "yaml": ("components/config.py",),
     "decord": ("components/data/video.py", "benchmarks/preprocess.py"),  # which is measured beside bare decord
