@@ -11,7 +11,7 @@ from first_party import PACKAGES, ROOT, Tree, plant, project
 
 # a vendor, and where it may be imported: files, or folders that end with a slash; nowhere if empty
 DOORS: Final[dict[str, tuple[str, ...]]] = {
-    # several, so that an edit of the search or of the server trains nothing again; jobs.py needs neither torch nor Train
+    # several, so that an edit of the search or of the server trains nothing again, and submitting needs no torch
     "ray": (
         *("pipeline/cluster.py", "pipeline/workers.py", "pipeline/trials.py"),
         *("pipeline/jobs.py", "pipeline/serve.py"),
