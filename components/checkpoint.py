@@ -86,14 +86,18 @@ def describe(folder: Path, description: Config) -> None:
 
 def description(folder: Path, schema: type[D]) -> D:
     """What the weights in this folder are. Raises InputError if it is missing or of another version."""
+    return parse(schema, described(folder), where=str(folder / DESCRIPTION))
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """The same as plain data, of whatever kind they are. Raises InputError if it is missing or damaged."""
     path = folder / DESCRIPTION
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `dvc repro` to train what belongs there") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); train again what belongs there") from None
-    return parse(schema, content, where=str(path))
 
 
 def identity(folder: Path) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -36,6 +37,14 @@ class Stream:
     def fork(self, *purpose: str | int) -> "Stream":
         """The part of this chance that belongs to a purpose."""
         return replace(self, path=(*self.path, *purpose))
+
+    @property
+    def step(self) -> int | None:
+        """The step of a training that this chance belongs to: what was forked after `step`; None outside of one."""
+        for word, number in pairwise(self.path):
+            if word == "step" and isinstance(number, int):
+                return number
+        return None
 
     def shared(self) -> torch.Generator:
         """A CPU generator that is the same for every sample, batch and worker."""

@@ -7,8 +7,8 @@ from pydantic import JsonValue
 
 from components import checkpoint
 from components.autoencoders import trained
-from components.autoencoders.causal import CausalVAEConfig
-from components.autoencoders.interface import to_float
+from components.autoencoders.coding import Coder
+from components.autoencoders.kinds import AutoencoderConfig
 from components.config import Config
 from components.data import latents
 from components.data.clips import INDEX, Clips, ClipsManifest
@@ -18,24 +18,28 @@ from components.tracking import Run
 from pipeline import cluster, stage
 from pipeline.progress import meter
 
-SHARD, BATCH = 256, 16  # clips
+SHARD = 256  # clips
 
 
 class Params(Config):
     """Nothing that the trained VAE does not say itself; named so that another VAE means other latents."""
 
-    autoencoder: CausalVAEConfig
+    autoencoder: AutoencoderConfig
 
 
 @torch.no_grad()
 def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
     """The moments of every clip in shards, with the mean and standard deviation of each channel beside them."""
     device = cluster.device()
-    vae = trained.load(autoencoder, device)
+    coder = Coder(trained.load(autoencoder, device), device)
     train = Clips.open(clips, "train")
     manifest = read_manifest(ClipsManifest, clips)
     # the clips' hash covers both; they stand here too so that a stale cache can say what differs
-    settings: dict[str, JsonValue] = {"preprocessing": manifest.cut, "plan": manifest.files[INDEX]}
+    settings: dict[str, JsonValue] = {
+        "preprocessing": manifest.cut,
+        "plan": manifest.files[INDEX],
+        "precision": coder.precision,
+    }
     key = LatentKey(autoencoder=checkpoint.identity(autoencoder), clips=train.hash, settings=settings)
     counts = manifest.counts
     reports = []
@@ -47,8 +51,8 @@ def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run)
             for index, start in enumerate(range(0, len(opened), SHARD)):
                 rows = range(start, min(start + SHARD, len(opened)))
                 parts = []
-                for part in (rows[i : i + BATCH] for i in range(0, len(rows), BATCH)):
-                    parts.append(vae.encode(to_float(opened.read(part).to(device))).cpu())
+                for part in coder.encode(opened.read(rows)):
+                    parts.append(part.cpu())
                     shown.advance(len(part))
                 reports.append(latents.write_shard(out, split, index, torch.cat(parts)))
     metrics = latents.finish(out, reports, key)

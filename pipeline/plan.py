@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from components.autoencoders.causal import CausalVAEConfig
+from components.autoencoders.kinds import AutoencoderConfig
 from components.config import Config, read_yaml
 from components.models.kinds import ModelConfig
 from components.training.optimizer import RecipeConfig
@@ -18,7 +18,7 @@ from pipeline.progress import say
 class Params(Config):
     """What is trained, on latents of which shape, and how."""
 
-    autoencoder: CausalVAEConfig
+    autoencoder: AutoencoderConfig
     model: ModelConfig
     recipe: RecipeConfig
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from components import checkpoint
 from components.autoencoders import trained as autoencoders
-from components.autoencoders.causal import CausalVAE
-from components.autoencoders.interface import to_float, to_uint8
+from components.autoencoders.coding import Coder
+from components.autoencoders.interface import shortest
+from components.autoencoders.kinds import VAE
 from components.data.latents import restore, standardise
 from components.errors import InputError
 from components.metrics.calibration import Canvases
@@ -21,8 +22,6 @@ from components.randomness import Stream
 from components.sampling.frame import SamplerConfig
 from components.sampling.interface import FramePredictor
 from components.sampling.rollout import rollout
-
-ENCODING_BATCH = 16  # clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,9 @@ class Prediction:
 class Predictor:
     """Encodes a context, rolls latents out, decodes them."""
 
-    def __init__(self, vae: CausalVAE, model: FramePredictor, trained: Trained, device: torch.device) -> None:
+    def __init__(self, vae: VAE, model: FramePredictor, trained: Trained, device: torch.device) -> None:
         self.vae, self.model, self.trained, self.device = vae, model, trained, device
+        self.coder = Coder(vae, device)
         self.mean = torch.tensor(trained.mean, device=device)
         self.std = torch.tensor(trained.std, device=device)
 
@@ -58,20 +58,18 @@ class Predictor:
     @torch.no_grad()
     def encode(self, clips: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b t c h w"]:
         """Standardised latents, the means of the posterior."""
-        parts = [
-            self.vae.encode(to_float(part.to(self.device))).chunk(2, dim=2)[0] for part in clips.split(ENCODING_BATCH)
-        ]
+        parts = [moments.chunk(2, dim=2)[0] for moments in self.coder.encode(clips)]
         return standardise(torch.cat(parts), self.mean, self.std)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b t c h w"]) -> UInt8[Tensor, "b f c h w"]:
         """Pixels of standardised latents."""
-        parts = restore(latents, self.mean, self.std).split(ENCODING_BATCH)
-        return torch.cat([to_uint8(self.vae.decode(part)).cpu() for part in parts])
+        return torch.cat(list(self.coder.decode(restore(latents, self.mean, self.std))))
 
     def reconstruct(self, clips: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b f c h w"]:
         """What the VAE alone makes of clips: the best that any prediction can look."""
-        return torch.cat([self.decode(self.encode(part)) for part in clips.split(ENCODING_BATCH)])
+        parts = clips.split(self.coder.clips_at_once(clips.shape))
+        return torch.cat([self.decode(self.encode(part)) for part in parts])
 
     def predict(
         self, context: UInt8[Tensor, "b f c h w"], frames: int, stream: Stream, sampler: SamplerConfig
@@ -79,7 +77,7 @@ class Predictor:
         """The context and so many pixel frames after it."""
         given = context.shape[1]
         latents = self.encode(context)
-        total = self.vae.latent_frames(self._whole(given + frames))
+        total = self.vae.latent_frames(shortest(self.vae, given + frames))
         sampled = list(rollout(self.model, latents, total - latents.shape[1], stream, sampler))
         clips = self.decode(torch.cat([latents, *(frame.latent[:, None] for frame in sampled)], dim=1))[
             :, : given + frames
@@ -118,11 +116,6 @@ class Predictor:
             errors.append((canvas - truth).square().sum(dim=2).flatten(2).cpu())
             memory = self.model.remember(truth, memory)
         return Canvases(torch.cat(staticness, dim=1), torch.cat(errors, dim=1), latents.shape[2], scale)
-
-    def _whole(self, frames: int) -> int:
-        """The shortest clip of at least so many frames that the VAE can count in whole latent frames."""
-        stride = self.vae.strides[0]
-        return 1 + -(-(frames - 1) // stride) * stride
 
     def batches(
         self, context: UInt8[Tensor, "b f c h w"], frames: int, seed: int, sampler: SamplerConfig, batch: int

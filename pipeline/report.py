@@ -92,14 +92,12 @@ def origin(params: Params, dataset: str) -> str:
 def journey(sources: Sources, rows: dict[str, Experiment]) -> dict[str, str]:
     """A few words for each station of the way."""
     videos = [read_videos(folder) for folder in sources.clips.values()]
-    shape = read_json(next(iter(sources.vaes.values())) / "config.json")
+    frames, channels, height, width = read_json(next(iter(sources.vaes.values())) / "shape.json")["latent"]
     best = min(read_json(folder / "scores.json")["scores"][0]["fvd"] for folder in sources.evaluations.values())
-    side = shape["resolution"][0] // shape["stride_space"]
-    frames = 1 + (shape["frames"] - 1) // shape["stride_time"]
     return {
         "videos": str(sum(one.videos for one in videos)),
         "clips": str(sum(sum(one.clips.values()) for one in videos)),
-        "moments": f"{2 * shape['channels']} x {side} x {side}",
+        "moments": f"{2 * channels} x {height} x {width}",
         "latents": f"{frames} frames",
         "samples": f"{len(rows)} models",
         "scores": f"FVD {best:.0f}",

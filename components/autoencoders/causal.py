@@ -1,139 +1,30 @@
-"""A time-causal video VAE that is fast on a CPU: pixels fold into channels first, convolutions work on what is left."""
+"""A time-causal video VAE: a latent frame knows its own pixel frames and those before them."""
 
-from typing import Annotated, Final, Literal
+from typing import Literal
 
-from jaxtyping import Float
-from pydantic import Field, model_validator
-from torch import Tensor, cat, nn
-
-from components.autoencoders.objective import ObjectiveConfig
-from components.config import Config
-from components.errors import InputError
-from components.nn.conv3d import Down, FrameConv, ResidualBlock, Up, merge, split
-
-Count = Annotated[int, Field(ge=1)]
-
-LOG_VARIANCE: Final = (-20.0, 10.0)  # of the posterior, clamped: its exponential stays finite in float32
-FIRST_LOG_VARIANCE: Final = -6.0  # before training; with more noise the decoder would learn nothing for a hundred steps
+from components.autoencoders.folded import FoldedVAE, FoldedVAEConfig
+from components.nn.conv3d import ResidualBlock
 
 
-class CausalVAEConfig(Config):
-    """A VAE of clips of one length and size, compressed {1, stride_time} x stride_space x stride_space."""
+class CausalVAEConfig(FoldedVAEConfig):
+    """BAIR's kind of VAE: {1, 2} x 4 x 4 there."""
 
     kind: Literal["causal"]
-    dataset: str
-    recipe: str
-    frames: Count
-    resolution: tuple[Count, Count]  # height, width
-    stride_time: Literal[1, 2, 4]
-    stride_space: Literal[4, 8, 16]
-    channels: Count  # of a latent frame
-    width: Count  # channels of the blocks at twice the latents' sides; the blocks at their sides have twice as many
-    depth: Count  # blocks of each of the two, in the encoder and in the decoder
-    objective: ObjectiveConfig
-
-    @model_validator(mode="after")
-    def _divides(self) -> "CausalVAEConfig":
-        if (self.frames - 1) % self.stride_time:
-            raise ValueError(f"frames is {self.frames}; with stride_time {self.stride_time} take 1 + a multiple of it")
-        if any(side % self.stride_space for side in self.resolution):
-            raise ValueError(
-                f"resolution is {list(self.resolution)}; with stride_space {self.stride_space} take multiples of it"
-            )
-        if self.objective.lpips and self.objective.lpips.frames > self.frames:
-            raise ValueError(
-                f"objective.lpips.frames is {self.objective.lpips.frames}; clips have {self.frames} frames"
-            )
-        return self
-
-    @property
-    def latent(self) -> tuple[int, int, int, int]:
-        """Frames, channels, height and width of the latents of a clip."""
-        height, width = (side // self.stride_space for side in self.resolution)
-        return 1 + (self.frames - 1) // self.stride_time, self.channels, height, width
 
     def build(self) -> "CausalVAE":
         """The VAE with fresh weights."""
         return CausalVAE(self)
 
 
-class CausalVAE(nn.Module):
-    """Encoder and decoder mirror each other: `depth` blocks at twice the latents' sides, `depth` at their sides.
-
-    Latent frame 0 stands for pixel frame 0, every later one for the next stride_time frames.
-    Blocks start as the identity and nothing else bends: training starts from a linear autoencoder, which learns fast.
-    """
+class CausalVAE(FoldedVAE):
+    """Each block mixes a frame's pixels, then this frame with the two before it."""
 
     def __init__(self, config: CausalVAEConfig) -> None:
-        super().__init__()
+        super().__init__(config, ResidualBlock, "repeated")
         self.config = config
-        self.patch = config.stride_space // 2
-        pixels = 3 * config.stride_time * self.patch**2
-        fine, coarse, depth = config.width, 2 * config.width, config.depth
-        moments = FrameConv(coarse, 2 * config.channels, 1)
-        nn.init.constant_(moments.conv.get_parameter("bias")[config.channels :], FIRST_LOG_VARIANCE)
-        self.encoder = nn.Sequential(
-            FrameConv(pixels, fine, 3),
-            *(ResidualBlock(fine) for _ in range(depth)),
-            Down(fine, coarse),
-            *(ResidualBlock(coarse) for _ in range(depth)),
-            moments,
-        )
-        self.decoder = nn.Sequential(
-            FrameConv(config.channels, coarse, 3),
-            *(ResidualBlock(coarse) for _ in range(depth)),
-            Up(coarse, fine),
-            *(ResidualBlock(fine) for _ in range(depth)),
-            FrameConv(fine, pixels, 3),
-        )
 
     @property
-    def strides(self) -> tuple[int, int]:
-        """Pixel frames of a latent frame, and pixels of a latent's side."""
-        return self.config.stride_time, self.config.stride_space
-
-    @property
-    def channels(self) -> int:
-        """Channels of a latent frame."""
-        return self.config.channels
-
-    @property
-    def causal(self) -> bool:
-        """No frame knows of a later one."""
-        return True
-
-    def latent_frames(self, frames: int) -> int:
-        """1 + (frames - 1) / stride_time. Raises InputError where that is no whole number."""
-        if frames < 1 or (frames - 1) % self.config.stride_time:
-            raise InputError(
-                f"clips of {frames} frames do not fit this VAE; take 1 + a multiple of {self.config.stride_time} frames"
-            )
-        return 1 + (frames - 1) // self.config.stride_time
-
-    def pixel_frames(self, latent_frames: int) -> int:
-        """1 + (latent_frames - 1) stride_time."""
-        return 1 + (latent_frames - 1) * self.config.stride_time
-
-    def encode(self, clips: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b t i _ _"]:
-        """Means and log variances, float32, of clips in [-1, 1] of any length and size that the strides divide.
-
-        Raises InputError for other clips.
-        """
-        self.latent_frames(clips.shape[1])
-        if any(side % self.config.stride_space for side in clips.shape[3:]) or clips.shape[2] != 3:
-            raise InputError(
-                f"clips of {clips.shape[2]} x {clips.shape[3]} x {clips.shape[4]} do not fit this VAE; "
-                f"take RGB frames whose sides are multiples of {self.config.stride_space}"
-            )
-        x = self.encoder(merge(clips, self.config.stride_time, self.patch)).float()
-        mean, log_variance = x.chunk(2, dim=2)
-        return cat([mean, log_variance.clamp(*LOG_VARIANCE)], dim=2)
-
-    def decode(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b f o _ _"]:
-        """Clips, float32, about [-1, 1]. Raises InputError for latents with other channels than this VAE's."""
-        if latents.shape[2] != self.config.channels:
-            raise InputError(
-                f"latents of {latents.shape[2]} channels do not fit this VAE of {self.config.channels}; "
-                "encode the clips with this VAE again"
-            )
-        return split(self.decoder(latents).float(), self.config.stride_time, self.patch)
+    def frame_formula(self) -> str:
+        """How frames are counted, and what a latent frame is made of."""
+        stride = self.config.stride_time
+        return f"1 + (f - 1) / {stride} latent frames, each of its own {stride} pixel frames and all before them"

@@ -1,10 +1,12 @@
 """What the pipeline knows of a video VAE: clip -> moments, latents -> clip, and how their frames are counted."""
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @runtime_checkable
@@ -23,7 +25,16 @@ class Autoencoder(Protocol):
 
     @property
     def causal(self) -> bool:
-        """Whether a latent frame depends on its own and earlier pixel frames only, and a decoded one likewise."""
+        """Whether no latent frame depends on pixel frames after its own, and no decoded frame on later latents.
+
+        Then a context has the same latents with its future and without it, which is what prediction begins with. A VAE
+        that looks both ways inside of the frames of one latent frame is causal in this sense.
+        """
+        ...
+
+    @property
+    def frame_formula(self) -> str:
+        """How many latent frames f pixel frames give, and what each is made of, in words."""
         ...
 
     def encode(self, clips: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b t i _ _"]:
@@ -41,6 +52,14 @@ class Autoencoder(Protocol):
     def pixel_frames(self, latent_frames: int) -> int:
         """Frames of the clip that so many latent frames decode to."""
         ...
+
+
+def shortest(autoencoder: Autoencoder, frames: int) -> int:
+    """The length of the shortest clip of at least so many frames that is whole latent frames."""
+    latent_frames = 1
+    while autoencoder.pixel_frames(latent_frames) < frames:
+        latent_frames += 1
+    return autoencoder.pixel_frames(latent_frames)
 
 
 def to_float(clips: UInt8[Tensor, "... c h w"]) -> Float[Tensor, "... c h w"]:

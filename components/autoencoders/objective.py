@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
+from components.autoencoders.adversary import AdversarialConfig
 from components.autoencoders.interface import Autoencoder, sample, to_float
 from components.config import Config
 from components.errors import InputError
@@ -38,11 +39,21 @@ class LPIPSConfig(Config):
 
 
 class ObjectiveConfig(Config):
-    """reconstruction + kl KL + lpips LPIPS, each a mean: over pixels, over numbers of the latents, over frames."""
+    """reconstruction + kl KL + lpips LPIPS + an adversary, each a mean: over pixels, numbers of the latents, frames."""
 
     reconstruction: Literal["l1", "huber", "mse"]
     kl: Annotated[float, Field(ge=0)]
     lpips: LPIPSConfig | None
+    adversarial: AdversarialConfig | None
+
+    def fit(self, frames: int) -> None:
+        """Raises ValueError if a term looks at more frames than clips have."""
+        if self.lpips and self.lpips.frames > frames:
+            raise ValueError(f"objective.lpips.frames is {self.lpips.frames}; clips have {frames} frames")
+        if self.adversarial and self.adversarial.pairs >= frames:
+            raise ValueError(
+                f"objective.adversarial.pairs is {self.adversarial.pairs}; clips of {frames} frames have {frames - 1}"
+            )
 
     def build(self, autoencoder: Autoencoder, weights: Path) -> "VAEObjective":
         """The objective of this autoencoder; `weights` is lpips.safetensors, read only if there is a perceptual term.
@@ -59,15 +70,17 @@ class Draws:
 
     noise: Float[Tensor, "b t c h w"]  # of the posterior, unit normal
     frames: Int[Tensor, "b g"]  # of each clip, that the perceptual term looks at
+    pairs: Int[Tensor, "b ..."]  # first frames of the pairs that the adversary looks at; none before it begins
 
 
 class VAEObjective(nn.Module):
-    """An autoencoder with its losses; the frozen judge of LPIPS is not among its weights."""
+    """An autoencoder with its losses; the frozen judge of LPIPS is not among its weights, the adversary is."""
 
     def __init__(self, autoencoder: Autoencoder, config: ObjectiveConfig, judge: LPIPS | None) -> None:
         super().__init__()
         self.config = config
         self.autoencoder = autoencoder
+        self.adversary = config.adversarial.build() if config.adversarial else None
         self._judge = (judge,) if judge else ()  # in a tuple, where nn.Module does not look
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "VAEObjective":
@@ -84,7 +97,21 @@ class VAEObjective(nn.Module):
         space = self.autoencoder.strides[1]
         shape = (self.autoencoder.latent_frames(frames), self.autoencoder.channels, height // space, width // space)
         order = stream.fork("frames").uniform(frames).argsort(dim=1)
-        return Draws(stream.fork("posterior").normal(*shape), order[:, :scored])
+        pairs = self._pairs(frames, stream)
+        return Draws(stream.fork("posterior").normal(*shape), order[:, :scored], pairs)
+
+    def _pairs(self, frames: int, stream: Stream) -> Int[Tensor, "b ..."]:
+        """Pairs of neighbours in a step of the training from the adversary's first on, and none in validation."""
+        wanted = self.config.adversarial
+        active = wanted is not None and stream.step is not None and stream.step >= wanted.start
+        count = wanted.pairs if wanted is not None and active else 0
+        if not count:
+            return torch.zeros(len(stream.samples), 0, dtype=torch.long, device=stream.device)
+        return stream.fork("pairs").uniform(frames - 1).argsort(dim=1)[:, :count]
+
+    def no_weight_decay(self) -> set[str]:
+        """The adversary's weights, which would shrink while it waits for its first step."""
+        return {name for name, _ in self.named_parameters() if name.startswith("adversary.")}
 
     def forward(self, clips: UInt8[Tensor, "b f c h w"] | Float[Tensor, "b f c h w"], draws: Draws) -> Losses:
         """The loss of uint8 clips, or of clips already in [-1, 1], and for the log its terms and the PSNR in dB."""
@@ -96,6 +123,10 @@ class VAEObjective(nn.Module):
         for judge in self._judge:
             terms["lpips"] = judge(_take(y, draws.frames), _take(x, draws.frames)).mean()
             weights["lpips"] = self.config.lpips.weight if self.config.lpips else 0.0
+        if self.adversary is not None and self.config.adversarial is not None and self.training:
+            terms |= self.adversary.losses(_couples(x, draws.pairs), _couples(y, draws.pairs))
+            # the optimiser does not mind how large the adversary's own term is, but the watch over the loss would
+            weights |= dict.fromkeys(("fooling", "telling"), self.config.adversarial.weight)
         return Losses.weighted(terms | {"psnr": psnr(x, y).mean()}, weights)
 
 
@@ -109,6 +140,11 @@ def psnr(x: Float[Tensor, "b f c h w"], y: Float[Tensor, "b f c h w"]) -> Float[
     """Peak signal to noise ratio of each clip in dB, clips in [-1, 1] (peak 2), y clamped there; without gradients."""
     error = (x.detach() - y.detach().clamp(-1.0, 1.0)).square().mean(dim=(1, 2, 3, 4))
     return 10.0 * torch.log10(4.0 / error.clamp(min=1e-10))
+
+
+def _couples(clips: Float[Tensor, "b f c h w"], first: Int[Tensor, "b ..."]) -> Float[Tensor, "r i h w"]:
+    """Frames and the frames after them as pictures of six channels."""
+    return torch.cat([_take(clips, first), _take(clips, first + 1)], dim=1)
 
 
 def _take(clips: Float[Tensor, "b f c h w"], frames: Int[Tensor, "b g"]) -> Float[Tensor, "r c h w"]:

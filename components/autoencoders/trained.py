@@ -1,15 +1,32 @@
-"""A trained VAE in its folder: weights, and what they are."""
+"""A finished VAE in its folder: weights, and what they are."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from components import checkpoint
-from components.autoencoders.causal import CausalVAE, CausalVAEConfig
+from components.autoencoders.kinds import VAE, AutoencoderConfig
+from components.config import Config, parse
 
 
-def load(folder: Path, device: torch.device) -> CausalVAE:
+class Described(Config):
+    """The description of a VAE of any kind."""
+
+    autoencoder: AutoencoderConfig
+
+
+def save(folder: Path, vae: VAE, weights: Mapping[str, Tensor]) -> None:
+    """Writes weights of this VAE, and what they are, so that nothing else is needed to load them."""
+    checkpoint.save_weights(folder / checkpoint.WEIGHTS, weights)
+    checkpoint.describe(folder, vae.config)
+
+
+def load(folder: Path, device: torch.device) -> VAE:
     """The VAE in this folder, frozen. Raises InputError if it is missing, damaged or of another configuration."""
-    vae = checkpoint.description(folder, CausalVAEConfig).build()
+    content = checkpoint.described(folder)
+    where = str(folder / checkpoint.DESCRIPTION)
+    vae = parse(Described, {"autoencoder": content}, where=where).autoencoder.build()
     checkpoint.load_weights(folder / checkpoint.WEIGHTS, vae)
     return vae.requires_grad_(False).eval().to(device)

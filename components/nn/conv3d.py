@@ -4,6 +4,9 @@ A dense 3D kernel costs about twice as much for the same field of view. Every te
 laid out as `b t h w c` (channels last): frames fold into the batch and pixels into a column without a copy.
 """
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -12,13 +15,19 @@ from torch import Tensor, nn
 
 TAPS = 3  # frames that a temporal convolution sees: this one and the two before it
 
+First = Literal["repeated", "zeros"]  # what stands before the first frame, which is a block of its own
+Block = Callable[[int], nn.Module]  # from a number of channels to layers that keep it
 
-def merge(x: Float[Tensor, "b f i h w"], time: int, space: int) -> Float[Tensor, "b t o _ _"]:
-    """Blocks of time x space x space pixels become channels; the first frame is a block of its own, repeated.
+
+def merge(
+    x: Float[Tensor, "b f i h w"], time: int, space: int, first: First = "repeated"
+) -> Float[Tensor, "b t o _ _"]:
+    """Blocks of time x space x space pixels become channels; the first frame is a block of its own.
 
     1 + k time frames become 1 + k, and i channels become time space^2 i.
     """
     still = x[:, :1].expand(-1, time - 1, -1, -1, -1)
+    still = torch.zeros_like(still) if first == "zeros" else still
     x = torch.cat([still, x], dim=1) if time > 1 else x
     rows = rearrange(x, "b (t s) c (h p) (w q) -> b t h w (s p q c)", s=time, p=space, q=space)
     return rows.permute(0, 1, 4, 2, 3)
@@ -77,6 +86,21 @@ class ResidualBlock(nn.Module):
         for parameter in time.parameters():
             nn.init.zeros_(parameter)
         self.layers = nn.Sequential(ChannelNorm(channels), FrameConv(channels, channels, 3), nn.SiLU(), time)
+
+    def forward(self, x: Float[Tensor, "b t i h w"]) -> Float[Tensor, "b t i h w"]:
+        """x and a correction."""
+        return x + self.layers(x)
+
+
+class FrameBlock(nn.Module):
+    """x + conv(SiLU(conv(norm(x)))), both of 3x3 pixels of each frame alone; starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        last = FrameConv(channels, channels, 3)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.layers = nn.Sequential(ChannelNorm(channels), FrameConv(channels, channels, 3), nn.SiLU(), last)
 
     def forward(self, x: Float[Tensor, "b t i h w"]) -> Float[Tensor, "b t i h w"]:
         """x and a correction."""

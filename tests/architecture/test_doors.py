@@ -22,6 +22,7 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
     "av": ("components/data/video.py",),
     "pybullet": ("components/data/kuka.py",),
     "pybullet_data": ("components/data/kuka.py",),
+    "diffusers": ("components/autoencoders/pretrained.py",),
     "timm": ("components/nn/from_timm.py",),
     "torchvision": ("components/nn/from_timm.py",),
     "matplotlib": ("components/reporting/",),
@@ -72,8 +73,10 @@ def break_ins(tree: Tree) -> list[str]:
 
 
 def declared(pyproject: Path) -> frozenset[str]:
-    """The normalised names of the distributions that the project depends on, extras apart."""
-    requirements = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    """The normalised names of the distributions that the project depends on, or offers as an extra to its users."""
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    extras = {name: needs for name, needs in project.get("optional-dependencies", {}).items() if name != "dev"}
+    requirements = [*project["dependencies"], *(need for needs in extras.values() for need in needs)]
     return frozenset(_normal(re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]) for requirement in requirements)
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 
-from components.autoencoders.causal import CausalVAEConfig
 from components.config import parse, plain, read_yaml
 from components.data.sources import DatasetConfig
 from components.metrics.fvd import ProtocolConfig
@@ -19,7 +18,7 @@ from components.models.kinds import ModelConfig
 from components.sampling.frame import SamplerConfig
 from components.sampling.search import SearchConfig, settings
 from components.training.optimizer import RecipeConfig
-from pipeline import preprocess, train
+from pipeline import preprocess, train, train_vae
 from pipeline.stage import Experiment, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +81,8 @@ class Row:
     def __init__(self, name: str, row: str) -> None:
         chosen = entry(Experiment, name, "experiments", row)
         self.dataset: DatasetConfig = resolve(preprocess.Params, tables(name), "datasets", chosen.dataset).dataset
-        self.autoencoder: CausalVAEConfig = entry(CausalVAEConfig, name, "autoencoders", chosen.autoencoder)
+        vae = resolve(train_vae.Params, tables(name), "autoencoders", chosen.autoencoder)
+        self.autoencoder: Any = vae.autoencoder
         self.vae_recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", self.autoencoder.recipe)
         self.model: Any = resolve(train.Params, tables(name), "experiments", row).model
         self.recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", chosen.recipe)

@@ -15,12 +15,13 @@ SMALL: dict[str, Any] = {
     "recipe": "vae",
     "frames": 9,
     "resolution": [32, 48],
+    "precision": "float32",
     "stride_time": 2,
     "stride_space": 8,
     "channels": 4,
     "width": 8,
     "depth": 1,
-    "objective": {"reconstruction": "l1", "kl": 1e-5, "lpips": None},
+    "objective": {"reconstruction": "l1", "kl": 1e-5, "lpips": None, "adversarial": None},
 }
 BAIR = SMALL | {"frames": 17, "resolution": [64, 64], "stride_space": 4, "channels": 8, "width": 64, "depth": 2}
 
@@ -146,13 +147,17 @@ def test_it_learns_a_clip_by_heart() -> None:
         ({"stride_time": 3}, "stride_time is 3"),
         ({"channels": 0}, "channels is 0"),
         ({"depht": 2}, "unknown key depht"),
-        ({"objective": {"reconstruction": "l1", "kl": -1.0, "lpips": None}}, "objective.kl is -1.0"),
+        (
+            {"objective": {"reconstruction": "l1", "kl": -1.0, "lpips": None, "adversarial": None}},
+            "objective.kl is -1.0",
+        ),
         (
             {
                 "objective": {
                     "reconstruction": "l1",
                     "kl": 1e-5,
                     "lpips": {"weight": 0.1, "net": "alex", "stages": 5, "frames": 10},
+                    "adversarial": None,
                 }
             },
             "objective.lpips.frames is 10; clips have 9",

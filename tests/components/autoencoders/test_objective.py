@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.autoencoders.adversary import AdversarialConfig
 from components.autoencoders.causal import CausalVAE, CausalVAEConfig
 from components.autoencoders.interface import to_float
 from components.autoencoders.objective import LPIPSConfig, ObjectiveConfig, VAEObjective, divergence, psnr
@@ -28,6 +29,7 @@ def vae(objective: ObjectiveConfig) -> CausalVAE:
         "recipe": "vae",
         "frames": 5,
         "resolution": [32, 32],
+        "precision": "float32",
         "channels": 4,
     }
     shape = {"stride_time": 2, "stride_space": 8, "width": 8, "depth": 1, "objective": objective.model_dump()}
@@ -35,13 +37,15 @@ def vae(objective: ObjectiveConfig) -> CausalVAE:
 
 
 def plain(reconstruction: str = "l1") -> VAEObjective:
-    config = parse(ObjectiveConfig, {"reconstruction": reconstruction, "kl": 0.5, "lpips": None}, where="test")
+    config = parse(
+        ObjectiveConfig, {"reconstruction": reconstruction, "kl": 0.5, "lpips": None, "adversarial": None}, where="test"
+    )
     return config.build(vae(config), Path("never read"))
 
 
 def judged() -> VAEObjective:
     """With a judge of random weights, which is enough to see where its gradients and weights go."""
-    config = ObjectiveConfig(reconstruction="l1", kl=0.5, lpips=JUDGED)
+    config = ObjectiveConfig(reconstruction="l1", kl=0.5, lpips=JUDGED, adversarial=None)
     torch.manual_seed(1)
     judge = LPIPS("alex", 2)
     for head in judge.heads:
@@ -133,7 +137,7 @@ def test_clips_shorter_than_the_judged_frames_are_refused_in_a_sentence() -> Non
 
 
 def test_missing_weights_of_the_judge_are_an_error_and_without_a_judge_they_are_not_read(tmp_path: Path) -> None:
-    config = ObjectiveConfig(reconstruction="l1", kl=0.0, lpips=JUDGED)
+    config = ObjectiveConfig(reconstruction="l1", kl=0.0, lpips=JUDGED, adversarial=None)
     with pytest.raises(InputError, match="does not exist"):
         config.build(vae(config), tmp_path / "lpips.safetensors")
     plain()
@@ -152,3 +156,58 @@ def test_a_step_of_training_makes_the_loss_smaller_in_bfloat16_too() -> None:
         optimizer.step()
         totals.append(losses.total.item())
     assert totals[-1] < totals[0]
+
+
+ADVERSARIAL = AdversarialConfig(weight=0.1, start=3, pairs=2, width=4, depth=2)
+
+
+def fought() -> VAEObjective:
+    config = ObjectiveConfig(reconstruction="l1", kl=0.5, lpips=None, adversarial=ADVERSARIAL)
+    return config.build(vae(config), Path("never read"))
+
+
+def test_the_adversary_waits_for_its_step_and_is_not_asked_in_validation() -> None:
+    objective, x = fought(), clips(2)
+    stream = Stream.of(0, (0, 1))
+    counts = [objective.draw(x, stream.fork("step", step)).pairs.shape[1] for step in (0, 2, 3, 4)]
+    assert counts == [0, 0, 2, 2]
+    assert objective.draw(x, stream.fork("validation")).pairs.shape == (2, 0)
+    early = objective(x, objective.draw(x, stream.fork("step", 2)))
+    assert early.terms["fooling"].item() == early.terms["telling"].item() == 0.0
+    early.total.backward()
+    assert all(p.grad is not None for p in objective.parameters())  # workers that exchange gradients wait for each
+    assert all(p.grad.eq(0).all() for name, p in objective.named_parameters() if name.startswith("adversary"))
+    objective.eval()
+    assert set(objective(x, objective.draw(x, stream.fork("validation"))).terms) == {"reconstruction", "kl", "psnr"}
+
+
+def test_each_adversarial_term_reaches_only_what_it_is_meant_to_change() -> None:
+    objective = fought()
+    adversary = objective.adversary
+    assert adversary is not None
+    real, fake = torch.rand(3, 6, 32, 32), torch.rand(3, 6, 32, 32, requires_grad=True)
+    losses = adversary.losses(real, fake)
+    losses["telling"].backward(retain_graph=True)
+    assert fake.grad is None
+    assert all(p.grad is not None for p in adversary.parameters())
+    adversary.zero_grad()
+    losses["fooling"].backward()
+    assert fake.grad is not None
+    assert fake.grad.abs().sum() > 0
+    assert all(p.grad is None for p in adversary.parameters())
+
+
+def test_an_adversary_learns_to_tell_and_none_of_it_is_decayed() -> None:
+    torch.manual_seed(0)
+    objective = fought()
+    adversary = objective.adversary
+    assert adversary is not None
+    optimizer = torch.optim.AdamW(adversary.parameters(), lr=1e-2)
+    real, fake = torch.rand(8, 6, 16, 16), torch.rand(8, 6, 16, 16).round()
+    for _ in range(40):
+        telling = adversary.losses(real, fake)["telling"]
+        optimizer.zero_grad()
+        telling.backward()
+        optimizer.step()
+    assert telling.item() < 0.2  # 1 is a guess
+    assert objective.no_weight_decay() == {f"adversary.{name}" for name, _ in adversary.named_parameters()}
