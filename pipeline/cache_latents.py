@@ -1,24 +1,18 @@
 """Stage `cache_latents`: clips and a VAE to moments."""
 
+import shutil
 from pathlib import Path
 
-import torch
-from pydantic import JsonValue
-
-from components import checkpoint
-from components.autoencoders import trained
-from components.autoencoders.coding import Coder
 from components.autoencoders.kinds import AutoencoderConfig
 from components.config import Config
-from components.data import latents
-from components.data.clips import INDEX, Clips, ClipsManifest
-from components.data.latents import LatentKey
-from components.data.shards import SPLITS, read_manifest
+from components.data import latents, shards
+from components.data.clips import ClipsManifest
+from components.data.shards import read_manifest
 from components.tracking import Run
-from pipeline import cluster, stage
-from pipeline.progress import meter
+from pipeline import encoding, stage
+from pipeline.progress import meter, say
 
-SHARD = 256  # clips
+STATE = Path(".state") / "latents"  # shards of a run that was stopped lie outside of every stage's outputs
 
 
 class Params(Config):
@@ -27,36 +21,27 @@ class Params(Config):
     autoencoder: AutoencoderConfig
 
 
-@torch.no_grad()
 def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
     """The moments of every clip in shards, with the mean and standard deviation of each channel beside them."""
-    device = cluster.device()
-    coder = Coder(trained.load(autoencoder, device), device)
-    train = Clips.open(clips, "train")
-    manifest = read_manifest(ClipsManifest, clips)
-    # the clips' hash covers both; they stand here too so that a stale cache can say what differs
-    settings: dict[str, JsonValue] = {
-        "preprocessing": manifest.cut,
-        "plan": manifest.files[INDEX],
-        "precision": coder.precision,
-    }
-    key = LatentKey(autoencoder=checkpoint.identity(autoencoder), clips=train.hash, settings=settings)
-    counts = manifest.counts
-    reports = []
-    with meter("encode", sum(counts.values()), "clips") as shown:
-        for split in SPLITS:
-            if not counts[split]:
-                continue
-            opened = Clips.open(clips, split)
-            for index, start in enumerate(range(0, len(opened), SHARD)):
-                rows = range(start, min(start + SHARD, len(opened)))
-                parts = []
-                for part in coder.encode(opened.read(rows)):
-                    parts.append(part.cpu())
-                    shown.advance(len(part))
-                reports.append(latents.write_shard(out, split, index, torch.cat(parts)))
+    key = encoding.key_of(clips, autoencoder)
+    stamp = encoding.stamp_of(key)
+    state = (STATE / out.name.strip(".").removesuffix(".partial")).resolve()
+    work = encoding.pieces(read_manifest(ClipsManifest, clips).counts)
+    found = {piece: latents.finished(state, piece.split, piece.index, stamp) for piece in work}
+    reports = [report for report in found.values() if report is not None]
+    left = [piece for piece, report in found.items() if report is None]
+    if reports:
+        say(f"  {len(reports)} of {len(work)} shards are there from a run that was stopped")
+    encode = encoding.encoder(clips, autoencoder, state, stamp)
+    with meter("encode", sum(len(piece.rows) for piece in left), "clips") as shown:
+        for piece in left:
+            reports.append(encode(piece))
+            shown.advance(len(piece.rows))
+    for report in reports:
+        shards.move(state / report.shard.file, out)
     metrics = latents.finish(out, reports, key)
-    log.dataset(params.autoencoder.dataset, str(clips), train.hash, "encoding")
+    shutil.rmtree(state)
+    log.dataset(params.autoencoder.dataset, str(clips), key.clips, "encoding")
     return metrics
 
 

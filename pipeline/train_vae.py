@@ -28,9 +28,11 @@ from components.training.loop import Data, Training
 from components.training.optimizer import RecipeConfig
 from pipeline import cluster, fitting, stage
 from pipeline.fitting import FitJob
+from pipeline.progress import say
 from pipeline.workers import Worker
 
 OWN = "autoencoder."  # how the names of the VAE's own weights begin; the rest is its adversary's
+AHEAD = "; it looks ahead, so a context alone has other latents than within its clip"
 SHOWN = 8  # clips that are kept to be looked at, and scored at a time
 JUDGE = "lpips.safetensors"  # of the public weights
 
@@ -134,6 +136,7 @@ def look(out: Path, clips: Clips, weights: Path) -> dict[str, float]:
             pair = {"truth": truth.contiguous(), "reconstruction": again.contiguous()}
             save_file(pair, out / "reconstructions.safetensors", {"names": names})
             shape = {"latent": list(moments.chunk(2, dim=2)[0].shape[1:]), "frames": coder.vae.frame_formula}
+            say(f"  {coder.vae.frame_formula}{'' if coder.vae.causal else AHEAD}")
             (out / "shape.json").write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
     return {name: float(torch.cat([part[name] for part in scores]).mean()) for name in scores[0]}
 

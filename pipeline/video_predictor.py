@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from components import checkpoint, config
-from components.autoencoders.interface import Autoencoder, to_uint8
+from components.autoencoders.interface import Autoencoder, shortest, to_uint8
 from components.data import video as videos
 from components.data.latents import restore
 from components.errors import InputError
@@ -221,7 +221,7 @@ class VideoPredictor(Predictor):
         latents = self.encode(torch.stack([given.frames for given in videos]))
         latents = latents.expand(max(len(videos), len(stream.samples)), -1, -1, -1, -1)
         before = len(videos[0].frames)
-        total = self.vae.latent_frames(self._whole(before + frames)) - latents.shape[1]
+        total = self.vae.latent_frames(shortest(self.vae, before + frames)) - latents.shape[1]
         shown = 0
         for begin, draft in drafts(self.model, latents, total, stream, sampler):  # type: ignore[arg-type]
             done = draft.share == 1

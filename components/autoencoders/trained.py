@@ -23,10 +23,14 @@ def save(folder: Path, vae: VAE, weights: Mapping[str, Tensor]) -> None:
     checkpoint.describe(folder, vae.config)
 
 
+def description(folder: Path) -> AutoencoderConfig:
+    """What the VAE in this folder is. Raises InputError if it does not say."""
+    where = str(folder / checkpoint.DESCRIPTION)
+    return parse(Described, {"autoencoder": checkpoint.described(folder)}, where=where).autoencoder
+
+
 def load(folder: Path, device: torch.device) -> VAE:
     """The VAE in this folder, frozen. Raises InputError if it is missing, damaged or of another configuration."""
-    content = checkpoint.described(folder)
-    where = str(folder / checkpoint.DESCRIPTION)
-    vae = parse(Described, {"autoencoder": content}, where=where).autoencoder.build()
+    vae = description(folder).build()
     checkpoint.load_weights(folder / checkpoint.WEIGHTS, vae)
     return vae.requires_grad_(False).eval().to(device)

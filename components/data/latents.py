@@ -100,6 +100,29 @@ def write_shard(out: Path, split: Split, index: int, moments: Float[Tensor, "b t
     )
 
 
+def keep(state: Path, report: ShardReport, stamp: str) -> None:
+    """Writes beside a shard what it is, for `finished`; `stamp` says what it was made of."""
+    shards.write_json(
+        _journal(state, report.shard.split, report.shard.index), {"stamp": stamp, "report": configs.plain(report)}
+    )
+
+
+def finished(state: Path, split: Split, index: int, stamp: str) -> ShardReport | None:
+    """The report of a whole shard that was made before with this stamp; else None."""
+    path = _journal(state, split, index)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        report = configs.parse(ShardReport, content["report"], where=str(path))
+        whole = content["stamp"] == stamp and shards.sha256(state / report.shard.file) == report.shard.sha256
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return None
+    return report if whole else None
+
+
+def _journal(state: Path, split: Split, index: int) -> Path:
+    return state / f"{split}-{index:05d}.json"
+
+
 def finish(out: Path, reports: Iterable[ShardReport], key: LatentKey) -> dict[str, float]:
     """Write statistics.json and manifest.json: the same bytes for any order of the reports.
 
@@ -156,7 +179,7 @@ class Latents:
         """
         manifest = shards.read_manifest(LatentsManifest, folder)
         if expect is not None:
-            _refuse_stale(folder, manifest.key, expect)
+            refuse_stale(folder, manifest.key, expect)
         return cls(folder, manifest, split)
 
     def __len__(self) -> int:
@@ -171,7 +194,8 @@ class Latents:
         self._rows.verify()
 
 
-def _refuse_stale(folder: Path, key: LatentKey, expect: LatentKey) -> None:
+def refuse_stale(folder: Path, key: LatentKey, expect: LatentKey) -> None:
+    """Raises InputError that says what differs, if moments with one key are not those of another."""
     stored, wanted = configs.flatten(configs.plain(key)), configs.flatten(configs.plain(expect))
     differing = [name for name in sorted(stored.keys() | wanted.keys()) if stored.get(name) != wanted.get(name)]
     if differing:

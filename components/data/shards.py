@@ -88,6 +88,29 @@ def move(path: Path, folder: Path) -> None:
         shutil.move(path, folder / path.name)
 
 
+def replace(path: Path, folder: Path) -> None:
+    """Move a shard over a damaged one of the same name, which goes only now; a link to it is cut, not followed."""
+    with _writing(folder):
+        aside = folder / f".{path.name}.partial"
+        shutil.move(path, aside)
+        os.replace(aside, folder / path.name)
+
+
+def damaged(folder: Path, manifest: Manifest) -> list[Shard]:
+    """The shards that are missing or not what the manifest says, every byte looked at.
+
+    Raises InputError if another file of the folder is damaged, which no shard can be made again without.
+    """
+    for file, stated in manifest.files.items():
+        if not (folder / file).is_file() or sha256(folder / file) != stated:
+            raise InputError(f"{folder / file} is damaged or missing; make its folder again")
+    return [
+        shard
+        for shard in manifest.shards
+        if not (folder / shard.file).is_file() or sha256(folder / shard.file) != shard.sha256
+    ]
+
+
 def write_text(path: Path, text: str) -> str:
     """Write a text file, whole or not at all, and return its sha256. Raises InputError if it cannot."""
     aside = path.with_name(f".{path.name}.partial")

@@ -33,7 +33,7 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
     "dvc": (),
 }
 # what an extra of pyproject.toml brings, and where alone it may be needed
-OPTIONAL: Final = {"gradio": "demo", "starlette": "serve"}
+OPTIONAL: Final = {"gradio": "demo", "starlette": "serve", "diffusers": "pretrained"}
 # a distribution whose import has another name
 DISTRIBUTIONS: Final = {"yaml": "pyyaml", "PIL": "pillow", "pybullet_data": "pybullet"}
 # what a machine has that only computes; timm brings torchvision
@@ -73,10 +73,8 @@ def break_ins(tree: Tree) -> list[str]:
 
 
 def declared(pyproject: Path) -> frozenset[str]:
-    """The normalised names of the distributions that the project depends on, or offers as an extra to its users."""
-    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    extras = {name: needs for name, needs in project.get("optional-dependencies", {}).items() if name != "dev"}
-    requirements = [*project["dependencies"], *(need for needs in extras.values() for need in needs)]
+    """The normalised names of the distributions that the project depends on, extras apart."""
+    requirements = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
     return frozenset(_normal(re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]) for requirement in requirements)
 
 

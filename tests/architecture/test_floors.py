@@ -14,7 +14,7 @@ GROUND: Final = ("errors", "notation", "config", "randomness", "checkpoint", "tr
 # what the stages share; every other file of pipeline/ is a stage, which has a `main` and is imported by nobody
 SHARED: Final = (
     "stage", "cluster", "workers", "trials", "environment", "progress", "cost", "predictor", "video_predictor",
-    "features", "fitting", "jobs", "preflight", "homecoming",
+    "features", "fitting", "encoding", "jobs", "preflight", "homecoming",
 )  # fmt: skip
 NEVER_NAMES: Final = frozenset({"utils", "common", "misc", "helpers", "base", "core", "manager", "engine"})
 

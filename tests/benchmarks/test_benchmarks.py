@@ -6,14 +6,16 @@ import sys
 
 import pytest
 import torch
+import yaml
 
-from benchmarks import arithmetic, choices, clock, sampling, table, training
+from benchmarks import arithmetic, choices, clock, latents, sampling, table, training
 from benchmarks.choices import Choices
 from components.randomness import Stream
 from components.sampling.frame import SamplerConfig
 from components.sampling.rollout import rollout
 from components.training.optimizer import RecipeConfig
 from tests.behaviour.conftest import LATENT, tiny_config
+from tests.pipeline.conftest import ROOT, tiny
 
 RATE = 1e9
 
@@ -162,3 +164,14 @@ def test_a_benchmark_runs_from_the_command_line(module, tmp_path):
     content = json.loads(out.read_text())
     assert all(row.keys() == set(content["columns"]) for row in content["rows"])
     assert content["title"] in done.stdout
+
+
+def test_encoding_is_measured_beside_the_bare_encoder(tmp_path):
+    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    measured = latents.measure("kuka-vae", tmp_path / "params.yaml", 8, 2, torch.device("cpu"))
+    ours, bare, share = (row["clips/s"] for row in measured.rows)
+    assert ours > 0
+    assert bare > 0
+    assert 0 < share <= 1.5
+    assert measured.facts["batch"] == 64  # of the smaller clips more at once

@@ -1,0 +1,104 @@
+"""Clips to moments in shards: gone on with after a stop, damaged ones made again alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from components import config
+from components.autoencoders import trained
+from components.autoencoders.causal import CausalVAEConfig
+from components.data import clips, latents, shards
+from components.data.clips import ClipsManifest
+from components.data.latents import Latents
+from components.errors import InputError
+from pipeline import encoding, repair
+from tests.pipeline.conftest import ROOT, tiny
+
+COUNTS = {"train": 7, "val": 3, "test": 0}
+PLACE = torch.device("cpu")
+
+
+def write_clips(folder: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    written = [
+        shards.write_rows(
+            folder, split, 0, torch.randint(0, 256, (count, 17, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        )
+        for split, count in COUNTS.items()
+        if count
+    ]
+    index = shards.write_text(folder / clips.INDEX, ",".join(clips.COLUMNS) + "\n")
+    made = {"shards": tuple(written), "counts": COUNTS, "files": {clips.INDEX: index}, "frames": 17, "size": (32, 32)}
+    shards.write_manifest(folder, ClipsManifest(**made, channels="rgb", cut={"stride": 1}))
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
+    """Folders of clips, of a VAE that was never trained, and of the moments that it makes of them."""
+    monkeypatch.setattr(encoding, "SHARD", 3)
+    places = tmp_path / "clips", tmp_path / "vae", tmp_path / "latents"
+    write_clips(places[0])
+    places[2].mkdir()
+    row = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))["autoencoders"]["kuka-vae"]
+    torch.manual_seed(0)
+    vae = config.parse(CausalVAEConfig, row, where="vae").build()
+    trained.save(places[1], vae, vae.state_dict())
+    key = encoding.key_of(places[0], places[1])
+    work = encoding.encoder(places[0], places[1], tmp_path / "state", encoding.stamp_of(key))
+    reports = [work(piece) for piece in encoding.pieces(COUNTS)]
+    for report in reports:
+        shards.move(tmp_path / "state" / report.shard.file, places[2])
+    latents.finish(places[2], reports, key)
+    return places
+
+
+def test_every_clip_has_its_moments_and_they_are_those_of_the_vae(cached) -> None:
+    clips_folder, vae_folder, folder = cached
+    assert [len(piece.rows) for piece in encoding.pieces(COUNTS)] == [3, 3, 1, 3]
+    stored = Latents.open(folder, "train", encoding.key_of(clips_folder, vae_folder))
+    source = clips.Clips.open(clips_folder, "train")
+    vae = trained.load(vae_folder, PLACE)
+    for row in range(7):
+        expected = vae.encode(source.read([row]).float() / 127.5 - 1)
+        assert torch.allclose(stored.moments([row]), expected, atol=1e-4)
+
+
+def test_a_finished_shard_is_found_again_and_not_after_another_stamp_or_a_flipped_bit(cached, tmp_path) -> None:
+    stamp = encoding.stamp_of(encoding.key_of(*cached[:2]))
+    work = encoding.encoder(cached[0], cached[1], tmp_path / "again", stamp)
+    report = work(encoding.pieces(COUNTS)[1])
+    assert latents.finished(tmp_path / "again", "train", 1, stamp) == report
+    assert latents.finished(tmp_path / "again", "train", 0, stamp) is None
+    assert latents.finished(tmp_path / "again", "train", 1, "other") is None
+    path = tmp_path / "again" / report.shard.file
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert latents.finished(tmp_path / "again", "train", 1, stamp) is None
+
+
+def test_damaged_and_missing_shards_are_named_and_made_again_alone(cached, capsys) -> None:
+    clips_folder, vae_folder, folder = cached
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "train-00001.safetensors").write_bytes(before["train-00001.safetensors"][:-1] + b"?")
+    (folder / "val-00000.safetensors").unlink()
+    untouched = (folder / "train-00000.safetensors").stat().st_mtime_ns
+    repair.repair(clips_folder, vae_folder, folder, check=True)
+    told = capsys.readouterr().out
+    assert "2 of 4 shards" in told
+    assert "train-00001.safetensors" in told
+    assert not (folder / "val-00000.safetensors").exists()
+    repair.repair(clips_folder, vae_folder, folder, check=False)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert (folder / "train-00000.safetensors").stat().st_mtime_ns == untouched
+    (folder / "statistics.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"statistics.json is damaged or missing"):
+        repair.repair(clips_folder, vae_folder, folder, check=False)
+
+
+def test_moments_of_another_vae_are_not_mended(cached, tmp_path) -> None:
+    clips_folder, vae_folder, folder = cached
+    vae = trained.load(vae_folder, PLACE)
+    trained.save(tmp_path / "other", vae, {name: tensor + 1 for name, tensor in vae.state_dict().items()})
+    with pytest.raises(InputError, match="stale, made with autoencoder"):
+        repair.repair(clips_folder, tmp_path / "other", folder, check=False)
