@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from components.errors import InputError
 from pipeline import homecoming, preflight, stage
 from pipeline.progress import complain, say
 
-OF_THE_CLUSTER = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")  # by which a stage would join it
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray tells a job's process about it, its name among it
 
 
 def main() -> None:
@@ -47,9 +48,11 @@ def _look(root: Path, remote: str | None) -> dict[str, Any]:
 
 
 def _run(root: Path, remote: str, targets: list[str]) -> int:
-    for name in OF_THE_CLUSTER:  # data lie on this node alone, so its stages start a Ray of their own
-        os.environ.pop(name, None)
-    os.environ["PYTHONPATH"] = str(root)
+    # data lie on this node alone, so its stages start a Ray of their own, without the cluster's packages
+    os.environ.pop("RAY_ADDRESS", None)
+    known = json.loads(os.environ.get(JOB, "{}"))
+    os.environ[JOB] = json.dumps({"metadata": known.get("metadata", {})})
+    os.environ |= {"PYTHONPATH": str(root), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     before = homecoming.stages(root)
     _dvc("config", "--local", "core.no_scm", "true")
     _dvc("config", "--local", "core.remote", remote)
