@@ -31,6 +31,7 @@ TABLES = (
     "protocols",
     "searches",
     "experiments",
+    "ablations",
 )
 PRICES = "prices"  # no stage depends on it: what the hours of a run cost changes nothing that was made
 

@@ -119,6 +119,19 @@ def score(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: int) -
     return Estimate(found.value, low, found.high, found.corrected)
 
 
+def difference(
+    real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], other: Float[Tensor, "n d"], blocks: int
+) -> Estimate:
+    """FVD of one set of predictions less that of another of the same clips, with its interval.
+
+    Both leave out the same clips together, so what makes a clip hard for both does not widen the interval, as it does
+    those of `score`. Where row i of both was drawn by the same chance, that goes too.
+    """
+    fewer = min(len(real), len(fake))
+    first, second = (leaving_out(real, of, min(blocks, fewer)) for of in (fake, other))
+    return intervals.estimate(lambda *gone: first(*gone) - second(*gone), min(blocks, fewer))
+
+
 def leaving_out(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: int) -> Callable[..., float]:
     """FVD without the blocks that are named; two clips must be left when two of the blocks are gone."""
     fewer = min(len(real), len(fake))

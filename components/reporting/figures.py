@@ -133,6 +133,49 @@ def search(sweep: Sweep, theme: Theme, *, narrow: bool = False) -> bytes:
         return _png(figure, theme)
 
 
+def ablation(table: pd.DataFrame, along: str, theme: Theme, *, narrow: bool = False) -> bytes:
+    """FVD of the points of an ablation with their intervals against one setting, a line an arm.
+
+    Arms of a single point each are bars instead: there is nothing to draw a line through.
+    """
+    scored = table.dropna(subset=["fvd"])
+    arms = dict(list(scored.groupby("arm", sort=False)))
+    if all(len(arm) == 1 for arm in arms.values()):
+        with _figure(1, theme, narrow, 0.9 + 0.42 * len(arms)) as (figure, (panel,)):
+            for place, ((name, arm), colour) in enumerate(zip(arms.items(), _colours(theme), strict=False)):
+                _bar(
+                    panel,
+                    place,
+                    str(name),
+                    arm[["fvd", "fvd_low", "fvd_high"]].iloc[0].dropna().to_dict(),
+                    colour,
+                    theme,
+                )
+            panel.set_ylim(len(arms) - 0.4, -0.6)
+            panel.set_yticks(range(len(arms)), list(map(str, arms)))
+            panel.set_xlabel("FVD, lower is better")
+            panel.grid(axis="y", visible=False)
+            panel.margins(x=0.12)
+            return _png(figure, theme)
+    with _figure(1, theme, narrow, 3.4) as (figure, (panel,)):
+        values = sorted(scored[along].unique())
+        for (name, arm), colour, shift in zip(arms.items(), _colours(theme), _shifts(len(arms)), strict=False):
+            x = np.array([values.index(value) for value in arm[along]]) + shift
+            ends = arm[["fvd_low", "fvd_high"]].to_numpy(dtype=float)
+            panel.vlines(x, ends[:, 0], ends[:, 1], color=colour, linewidth=1.2, alpha=0.7)
+            panel.plot(x, arm["fvd"], "o-", color=colour, linewidth=1.8, markersize=4, label=str(name))
+        panel.set_xticks(range(len(values)), [str(value) for value in values])
+        panel.set_xlabel(along.replace("_", " "))
+        panel.set_title("FVD, lower is better; lines upright: 95 %", loc="left")
+        _legend(figure, [panel], theme)
+        return _png(figure, theme)
+
+
+def _shifts(count: int) -> Iterator[float]:
+    """So far beside one another that intervals at the same place do not hide one another."""
+    return iter(0.08 * (np.arange(count) - (count - 1) / 2))
+
+
 def _curve(panel: Axes, history: pd.DataFrame, term: str, row: str, colour: str) -> None:
     if term in history:
         measured = history[["step", term]].dropna()

@@ -39,6 +39,17 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
         sampler |= {"flow_steps": 2, "sets": 2}
     for search in params["searches"].values():
         search |= {"trials": 2, "clips": 2}
+    params["ablations"]["sets"] = {
+        "dataset": "kuka",
+        "autoencoder": "kuka-vae",
+        "protocol": "kuka",
+        "along": "sets",
+        "concurrent": 1,
+        "arms": {
+            name: {"experiment": f"kuka-{row}", "sampler": "no-canvas", "space": {"sets": [2, 4]}, "against": against}
+            for name, row, against in (("without", "no-canvas", None), ("with", "canvasmar", "without"))
+        },
+    }
     params["protocols"]["kuka"] |= {"clips": 4, "frames": 9, "resolution": 32, "resamples": 0}
     return params
 

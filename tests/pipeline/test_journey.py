@@ -5,13 +5,25 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
 from tests.pipeline.conftest import ROOT, run
 
 pytestmark = pytest.mark.slow
-STAGES = ("simulate", "preprocess", "train_vae", "cache_latents", "train", "sweep", "evaluate", "report", "weights")
+STAGES = (
+    "simulate",
+    "preprocess",
+    "train_vae",
+    "cache_latents",
+    "train",
+    "sweep",
+    "evaluate",
+    "ablate",
+    "report",
+    "weights",
+)
 
 
 def copy(journey: Path, tmp_path: Path) -> Path:
@@ -52,6 +64,22 @@ def test_scores_hold_the_reference_rows(journey):
         }
         assert (content["calibration"] is None) == (row == "kuka-no-canvas")
         assert list((journey / ".state" / "evaluations" / row).iterdir()) == []
+
+
+def test_an_ablation_scores_every_point_of_every_arm_on_the_same_clips(journey):
+    folder = journey / "data" / "ablations" / "sets"
+    table = pd.read_csv(folder / "table.csv")
+    assert list(zip(table["arm"], table["experiment"], table["sets"], strict=True)) == [
+        ("without", "kuka-no-canvas", 2),
+        ("without", "kuka-no-canvas", 4),
+        ("with", "kuka-canvasmar", 2),
+        ("with", "kuka-canvasmar", 4),
+    ]
+    assert set(table["status"]) == {"finished"}
+    assert table["difference"][:2].isna().all()
+    assert table["difference"][2:].tolist() == pytest.approx((table["fvd"][2:].to_numpy() - table["fvd"][:2]).tolist())
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((journey / ".state" / "ablations").iterdir())  # nothing is left to go on from
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(journey):

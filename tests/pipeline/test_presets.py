@@ -15,10 +15,11 @@ from components.data.sources import DatasetConfig
 from components.metrics.fvd import ProtocolConfig
 from components.models.canvasmar import CanvasMARConfig
 from components.models.kinds import ModelConfig
+from components.sampling.ablation import points
 from components.sampling.frame import SamplerConfig
 from components.sampling.search import SearchConfig, settings
 from components.training.optimizer import RecipeConfig
-from pipeline import preprocess, train, train_vae
+from pipeline import ablate, preprocess, train, train_vae
 from pipeline.stage import Experiment, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -113,14 +114,15 @@ def test_no_entry_is_left_over(name: str) -> None:
     content = tables(name)
     experiments = content["experiments"].values()
     vaes = content["autoencoders"].values()
+    arms = [arm for ablation in content["ablations"].values() for arm in ablation["arms"].values()]
     used = {
         "datasets": {row["dataset"] for row in (*experiments, *vaes)},
         "autoencoders": {row["autoencoder"] for row in experiments},
         "models": {row["model"] for row in experiments},
         "recipes": {row["recipe"] for row in (*experiments, *vaes)},
-        "samplers": {row["sampler"] for row in experiments},
+        "samplers": {row["sampler"] for row in (*experiments, *arms)},
         "searches": {row["search"] for row in experiments},
-        "protocols": {row["protocol"] for row in experiments},
+        "protocols": {row["protocol"] for row in (*experiments, *content["ablations"].values())},
     }
     assert {table: set(content[table]) - OFFERED.get(table, set()) for table in used} == used
 
@@ -215,6 +217,35 @@ def test_the_rows_of_the_comparison_differ_in_model_sampler_and_search_alone() -
     for table in ("simulations", "datasets", "autoencoders", "protocols"):
         assert tables("compare")[table] == default[table]
     assert tables("compare")["models"]["canvas"] == default["models"]["canvas"]
+
+
+def test_the_ablation_is_the_papers_figure_with_the_data_and_models_of_the_default() -> None:
+    """Figure 3: sets for three arms without guidance, and four ways to guide; every arm asks for a trained row."""
+    content, default = tables("ablation"), tables("default")
+    for table in ("simulations", "datasets", "autoencoders", "models"):
+        assert content[table] == default[table]
+    assert content["recipes"]["vae"] == default["recipes"]["vae"]
+    found = {}
+    for name in content["ablations"]:
+        params = resolve(ablate.Params, content, "ablations", name)
+        found[name] = points(params.ablation, params.samplers)
+        assert {point.experiment for point in found[name]} <= set(content["experiments"])
+    curves = {(point.arm, point.experiment, point.sampler.order, point.sampler.sets) for point in found["sets"]}
+    assert curves == {
+        (*arm, sets)
+        for sets in (2, 4, 8, 16)
+        for arm in (
+            ("no canvas", "kuka-no-canvas", "random"),
+            ("canvas, random order", "kuka-canvasmar", "random"),
+            ("canvas, motion-aware order", "kuka-canvasmar", "motion_aware"),
+        )
+    }
+    assert {(point.sampler.temporal_scale, point.sampler.canvas_scale) for point in found["sets"]} == {(1.0, 1.0)}
+    scales = {point.arm: (point.sampler.temporal_scale, point.sampler.canvas_scale) for point in found["guidance"]}
+    assert list(scales.values()) == [(1.0, 1.0), (1.2, 1.0), (1.0, 1.5), (1.2, 1.5)]
+    assert {(point.sampler.solver, point.sampler.flow_steps) for point in found["solver"]} == {
+        ("euler", 30), *((solver, steps) for solver in ("euler", "adams_bashforth") for steps in (6, 8, 12))
+    }  # fmt: skip
 
 
 def column(name: str) -> dict[str, Any]:

@@ -144,6 +144,29 @@ def test_a_side_of_fewer_than_eight_clips_gets_no_interval() -> None:
     assert (score.low, score.high) == (None, None)
 
 
+def test_a_difference_is_that_of_the_scores_and_of_a_set_and_itself_nothing() -> None:
+    real, fake, other = draw(64, 0), draw(64, 1, shift=0.4), draw(64, 2, shift=0.5)
+    found = fvd.difference(real, fake, other, 16)
+    assert found.value == pytest.approx(fvd.fvd(real, fake) - fvd.fvd(real, other))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.value < found.high
+    assert astuple(fvd.difference(real, fake, fake, 16)) == (0, 0, 0, 0)
+    assert fvd.difference(real, fake, other, 0).low is None
+
+
+def test_what_two_predictions_share_does_not_widen_the_interval_of_their_difference() -> None:
+    real, fake = draw(64, 0), draw(64, 1, shift=0.4)
+    alike, unlike = fake + 0.1 * draw(64, 2), draw(64, 3, shift=0.4)
+    widths = []
+    for other in (alike, unlike):
+        found = fvd.difference(real, fake, other, 16)
+        assert found.low is not None
+        assert found.high is not None
+        widths.append(found.high - found.low)
+    assert widths[0] < widths[1] / 2
+
+
 def test_fewer_than_two_clips_are_an_input_error() -> None:
     with pytest.raises(InputError, match="at least 2 clips"):
         fvd.fvd(draw(1, 1), draw(40, 2))
