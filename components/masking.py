@@ -12,7 +12,7 @@ from torch import Tensor
 from components.config import Config
 from components.errors import InputError
 
-Rule = Literal["motion_aware", "maskgit", "random", "greedy"]
+Rule = Literal["motion_aware", "maskgit", "maskgit_plain", "random", "greedy"]
 
 
 class MaskConfig(Config):
@@ -59,7 +59,8 @@ def partition(
 
     At step k of K every token that is left gets a noisy score, and the highest are taken (section 4.3; `uniform`
     becomes the Gumbel noise g of each step). `motion_aware`: temperature (1 - k/K) s + g, still tokens first, random at
-    the end. `maskgit`: log s + temperature (1 - (k+1)/K) g, MaskGIT's formula to the letter. `greedy`: s. `random`: g.
+    the end. `maskgit`: log s + temperature (1 - (k+1)/K) g, MaskGIT's formula to the letter. `maskgit_plain`: the same
+    with s itself. `greedy`: s. `random`: g.
     """
     gumbel = -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-7)))
     taken = torch.zeros_like(staticness, dtype=torch.bool)
@@ -85,6 +86,8 @@ def _score(
             return temperature * (1 - before) * staticness + gumbel
         case "maskgit":
             return staticness.clamp_min(1e-12).log() + temperature * (1 - after) * gumbel
+        case "maskgit_plain":
+            return staticness + temperature * (1 - after) * gumbel
         case "greedy":
             return staticness
         case "random":

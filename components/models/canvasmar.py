@@ -131,6 +131,11 @@ class CanvasMAR(nn.Module):
         """Numbers of a token: the channels of the latents."""
         return self.config.latent[0]
 
+    @property
+    def guidable(self) -> bool:
+        """Whether conditions were dropped in training, so that the poorer ones mean something."""
+        return self.config.drop > 0
+
     def no_weight_decay(self) -> set[str]:
         """Names of what is not decayed besides vectors: the flow head (MAR), and norms that are matrices."""
         exempt = {

@@ -57,6 +57,11 @@ class FrameByFrame(nn.Module):
         """Numbers of a token: the channels of the latents."""
         return self.config.latent[0]
 
+    @property
+    def guidable(self) -> bool:
+        """Where there is a poorer condition at all, training has seen it: the first frame of every clip."""
+        return True
+
     def on_grid(self: F, height: int, width: int) -> F:
         """The same model, its weights shared, for latents of another size. Raises InputError beyond its extent."""
         latent = (self.config.latent[0], height, width)

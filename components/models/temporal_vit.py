@@ -51,7 +51,7 @@ class TemporalViT(nn.Module):
         """z_t for every frame that follows: entry i has seen the first i of these frames and nothing else."""
         batch, frames = latents.shape[:2]
         x = torch.cat([self._begin(batch), self._embed(latents, 1)], dim=1).flatten(1, 2)
-        mask = frame_causal(frames + 1, self.tokens, x.device)
+        mask = frame_causal(frames + 1, self.tokens, x.device, self.window)
         for block in self.blocks:
             x = block(x, (x.shape[1], 0, 0), mask)
         return self.norm(x).unflatten(1, (frames + 1, self.tokens))

@@ -24,13 +24,18 @@ class KeysValues:
 
     def last(self, tokens: int) -> "KeysValues":
         """The memory of the newest tokens only."""
-        return KeysValues(self.keys[:, :, -tokens:], self.values[:, :, -tokens:])
+        first = max(self.keys.shape[2] - tokens, 0)
+        return KeysValues(self.keys[:, :, first:], self.values[:, :, first:])
 
 
-def frame_causal(frames: int, tokens: int, device: torch.device) -> Bool[Tensor, "l l"]:
-    """Which token may attend to which: all of its own frame and of the frames before, none of those after."""
+def frame_causal(frames: int, tokens: int, device: torch.device, window: int | None = None) -> Bool[Tensor, "l l"]:
+    """Which token may attend to which: all of its own frame and of the frames before, none of those after.
+
+    With a window only so many frames, its own among them.
+    """
     frame = torch.arange(frames, device=device).repeat_interleave(tokens)
-    return frame[:, None] >= frame[None, :]
+    ago = frame[:, None] - frame[None, :]
+    return (ago >= 0) & (ago < (frames if window is None else window))
 
 
 def complete_forcing(frames: int, tokens: int, device: torch.device) -> Bool[Tensor, "l l"]:

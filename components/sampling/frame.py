@@ -116,7 +116,8 @@ def sample_sets(
     """The same frames before their first set, and after each.
 
     Only the conditions that guidance gives weight to are computed, together in one batch; the head works on the chosen
-    tokens only, and on the projection of their embedding that does not change with the flow time.
+    tokens only, and on the projection of their embedding that does not change with the flow time. Raises InputError for
+    guidance of a model that was trained without dropping conditions.
     """
     proposal = model.propose(
         memory, stream.fork("proposal"), frame_noise=config.frame_noise, canvas_noise=config.canvas_noise
@@ -129,7 +130,7 @@ def sample_sets(
     yield draft
     for size in sizes:
         known = draft.known.shape[1]
-        weights, conditions = _weighted(proposal.conditions, config, (known + size) / model.tokens)
+        weights, conditions = _weighted(proposal.conditions, config, (known + size) / model.tokens, model.guidable)
         embeddings = model.embed(draft.known, order, conditions, size)
 
         def field(
@@ -146,10 +147,15 @@ def sample_sets(
 
 
 def _weighted(
-    conditions: tuple[Condition, ...], config: SamplerConfig, done: float
+    conditions: tuple[Condition, ...], config: SamplerConfig, done: float, guidable: bool
 ) -> tuple[tuple[float, ...], tuple[Condition, ...]]:
-    """How much of which condition; what has no weight is left out."""
+    """How much of which condition; what has no weight is left out. Raises InputError for guidance that cannot be."""
     scales = (config.temporal_scale, config.canvas_scale)[: len(conditions) - 1]
     weights = guidance.coefficients(guidance.scheduled(scales, config.guidance, done))
+    if any(weights[:-1]) and not guidable:
+        raise InputError(
+            "the model was trained with drop 0, never without a condition, so guidance has nothing to go by; "
+            "set the sampler's temporal_scale and canvas_scale to 1, or train with model.drop above 0"
+        )
     kept = [(weight, condition) for weight, condition in zip(weights, conditions, strict=True) if weight]
     return tuple(weight for weight, _ in kept), tuple(condition for _, condition in kept)

@@ -55,6 +55,11 @@ class FramePredictor(Protocol[Memory]):
         """Numbers of a token."""
         ...
 
+    @property
+    def guidable(self) -> bool:
+        """Whether it was trained with conditions missing, without which guidance has nothing to go by."""
+        ...
+
     def remember(self, frames: Float[Tensor, "b t c h w"], memory: Memory | None) -> Memory:
         """The memory with these frames in it; None is the beginning.
 

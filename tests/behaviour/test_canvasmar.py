@@ -9,6 +9,7 @@ from components.errors import InputError
 from components.models.canvas_vit import blend
 from components.models.canvasmar import Condition
 from components.models.spatial_mar import gather
+from components.models.temporal_vit import TemporalViT
 from components.nn.embeddings import patchify
 from components.randomness import Stream
 from tests.behaviour.conftest import LATENT, tiny_config
@@ -52,6 +53,17 @@ def test_remembering_does_not_change_the_memory_it_starts_from(model):
 def test_memory_keeps_a_window_of_blocks_however_long_the_video(model):
     memory = model.remember(clips(frames=12), None)
     assert memory.layers[0].keys.shape[2] == (model.temporal.window - 1) * model.temporal.tokens
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_within_a_shorter_window_memory_still_gives_what_the_parallel_pass_gives(config, window):
+    """So a model is sampled as it was trained, however its window and the clips compare."""
+    torch.manual_seed(0)
+    model = TemporalViT(config.temporal.model_copy(update={"window": window}), LATENT)
+    parallel, memory = model(clips()), None
+    for index, frame in enumerate(clips().split(1, dim=1)):
+        memory = model.remember(frame, memory)
+        torch.testing.assert_close(memory.z_t, parallel[:, index + 1], atol=1e-5, rtol=1e-5)
 
 
 def test_the_canvas_of_a_frame_does_not_see_the_frame(model):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from components import checkpoint
 from components.errors import InputError
 from components.models.canvasmar import CanvasMAR
 from components.models.spatial_mar import GroupAttention
@@ -36,6 +37,35 @@ def test_a_group_begins_as_the_model_of_single_frames(model, sampler):
     assert torch.equal(first.canvas, alone.canvas)
     assert torch.equal(second.canvas, alone.canvas)  # the same guess; its tokens are drawn anew
     assert not torch.allclose(second.latent, alone.latent)
+
+
+NEW = ("canvas.frame_heads", "spatial.group_attention")  # as recipe.start.new names them
+
+
+def test_a_group_begins_with_the_weights_file_of_the_model_of_single_frames(model, sampler, tmp_path):
+    checkpoint.save_weights(tmp_path / "single.safetensors", model.state_dict())
+    group = tiny_config(group=2).build().eval()
+    fresh = checkpoint.begin_with(tmp_path / "single.safetensors", group, NEW)
+    assert {name.rpartition(".")[0] for name in fresh} >= {"canvas.frame_heads.1.fc1", "spatial.group_attention.3.norm"}
+    (alone,) = rollout(model, clips(2), 1, CHANCE, sampler)
+    first, _ = rollout(group, clips(2), 2, CHANCE, sampler)
+    torch.testing.assert_close(first.latent, alone.latent, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("single", "new", "words"),
+    [
+        ({"canvas": False}, NEW, "it lacks canvas.blocks"),
+        ({"block": "plain"}, NEW, "in another size spatial.blocks"),
+        ({}, ("spatial.group_attention",), r"it lacks canvas.frame_heads.* list what is new in recipe.start.new"),
+        ({"group": 3}, NEW, "it has besides canvas.frame_heads.2"),
+    ],
+)
+def test_weights_that_no_group_can_begin_with_are_told_in_one_sentence(make, tmp_path, single, new, words):
+    path = tmp_path / "single.safetensors"
+    checkpoint.save_weights(path, make(**single).state_dict())
+    with pytest.raises(InputError, match=words):
+        checkpoint.begin_with(path, tiny_config(group=2).build(), new)
 
 
 def test_what_attends_between_frames_adds_nothing_before_training():

@@ -1,5 +1,7 @@
 """Claims about sampled frames and videos."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -61,6 +63,29 @@ def test_scales_of_one_are_the_richest_condition_alone(model, sampler):
     calls.clear()
     video(model, sampler.model_copy(update={"canvas_scale": 1.2}), frames=1)
     assert set(calls) == {2}
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1.0, -1), (0.0, 0)])
+def test_scales_of_one_or_zero_give_what_one_condition_alone_gives_bit_for_bit(model, sampler, scale, kept):
+    scales = {"temporal_scale": scale, "canvas_scale": scale}
+    expected = video(model, sampler.model_copy(update=scales))
+    propose = model.propose
+
+    def alone(*given, **noises):
+        proposal = propose(*given, **noises)
+        return dataclasses.replace(proposal, conditions=(proposal.conditions[kept],))
+
+    model.propose = alone
+    assert torch.equal(video(model, sampler.model_copy(update={"temporal_scale": 7.0})), expected)
+
+
+def test_guidance_of_a_model_trained_without_dropping_is_refused(config, sampler):
+    model = config.model_copy(update={"drop": 0.0}).build().eval()
+    one = {"temporal_scale": 1.0, "canvas_scale": 1.0}
+    assert torch.isfinite(video(model, sampler.model_copy(update=one), frames=1)).all()
+    for name in one:
+        with pytest.raises(InputError, match=r"trained with drop 0, .*_scale to 1, or train with model.drop above 0"):
+            video(model, sampler.model_copy(update=one | {name: 1.5}), frames=1)
 
 
 def test_linear_guidance_grows_to_the_full_scale_with_the_frame(model, sampler):

@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from components.errors import InputError
 from components.masking import MaskConfig, Rule
 
 PAPER = MaskConfig(mean=1.0, std=0.25, low=0.7)
-RULES: tuple[Rule, ...] = ("motion_aware", "maskgit", "random", "greedy")
+RULES: tuple[Rule, ...] = get_args(Rule)
 SIZES = {
     (256, 2): (75, 181),
     (256, 4): (19, 56, 83, 98),
@@ -120,28 +122,34 @@ def test_greedy_takes_the_stillest_tokens_first() -> None:
 
 def test_maskgit_without_temperature_is_greedy() -> None:
     still, uniform, sizes = maps(2, 64), chances(2, 4, 64), masking.set_sizes(64, 4)
-    orders = [masking.partition(still, uniform, sizes, rule=rule, temperature=0.0) for rule in ("maskgit", "greedy")]
-    assert torch.equal(orders[0], orders[1])
+    rules: tuple[Rule, ...] = ("maskgit", "maskgit_plain", "greedy")
+    orders = [masking.partition(still, uniform, sizes, rule=rule, temperature=0.0) for rule in rules]
+    assert torch.equal(orders[0], orders[2])
+    assert torch.equal(orders[1], orders[2])
 
 
-@pytest.mark.parametrize("rule", ["motion_aware", "maskgit"])
+FORMULAS: dict[Rule, Callable[[float, float, int], float]] = {  # of s, g, k, with temperature 6.5 and four sets
+    "motion_aware": lambda s, g, k: 6.5 * (1 - k / 4) * s + g,
+    "maskgit": lambda s, g, k: math.log(s) + 6.5 * (1 - (k + 1) / 4) * g,
+    "maskgit_plain": lambda s, g, k: s + 6.5 * (1 - (k + 1) / 4) * g,
+}
+
+
+@pytest.mark.parametrize("rule", FORMULAS)
 def test_each_set_is_the_best_of_what_is_left_by_the_formula(rule: Rule) -> None:
-    still, uniform, tau = maps(1, 16)[0], chances(1, 4, 16)[0], 6.5
+    still, uniform = maps(1, 16)[0], chances(1, 4, 16)[0]
     sizes = masking.set_sizes(16, 4)
     left, expected = set(range(16)), []
     for k, size in enumerate(sizes):
 
         def score(j: int, k: int = k) -> float:
             gumbel = -math.log(-math.log(uniform[k, j].item()))
-            s = still[j].item()
-            return (
-                tau * (1 - k / 4) * s + gumbel if rule == "motion_aware" else math.log(s) + tau * (3 - k) / 4 * gumbel
-            )
+            return FORMULAS[rule](still[j].item(), gumbel, k)
 
         best = sorted(left, key=score, reverse=True)[:size]
         expected += best
         left -= set(best)
-    order = masking.partition(still[None], uniform[None], sizes, rule=rule, temperature=tau)
+    order = masking.partition(still[None], uniform[None], sizes, rule=rule, temperature=6.5)
     assert order[0].tolist() == expected
 
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -65,3 +67,19 @@ def test_the_static_loss_reaches_z_c_through_the_prediction() -> None:
     static.backward()
     assert z_c.grad is not None
     assert z_c.grad.any()
+
+
+def test_the_best_canvas_of_two_futures_is_their_mean_and_staticness_the_mean_of_its_target() -> None:
+    """Three of four rows become zeros, one becomes ones, from the same past: both heads rest at these means."""
+    model, z_c = canvas(), torch.zeros(4, 16, 16)
+    x = torch.tensor([0.0, 0.0, 0.0, 1.0])[:, None, None].expand(4, 16, 3)
+    target = 0.75 * math.exp(-3 * 0.25**2) + 0.25 * math.exp(-3 * 0.75**2)
+    pulls = {}
+    for shift in (-0.1, 0.0, 0.1):
+        torch.nn.init.constant_(model.canvas_head.bias, 0.25 + shift)
+        torch.nn.init.constant_(model.static_head.bias, math.log(target / (1 - target)))
+        losses = zip(model.losses(z_c, x), (model.canvas_head.bias, model.static_head.bias), strict=True)
+        pulls[shift] = [torch.autograd.grad(loss, bias, retain_graph=True)[0] for loss, bias in losses]
+    assert all(pull.abs().max() < 1e-6 for pull in pulls[0.0])
+    assert (pulls[-0.1][0] < 0).all()
+    assert (pulls[0.1][0] > 0).all()
