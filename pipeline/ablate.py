@@ -23,7 +23,7 @@ from components.reporting import figures
 from components.sampling.ablation import AblationConfig, Point, points
 from components.sampling.frame import SamplerConfig
 from components.tracking import Run, RunHandle
-from pipeline import cluster, stage
+from pipeline import cluster, stage, trials
 from pipeline.features import Features
 from pipeline.predictor import Predictor
 
@@ -104,7 +104,7 @@ def main(
     folders = (models.resolve(), autoencoder.resolve(), weights.resolve(), STATE.resolve() / "ablations" / name)
     shared = Shared(several, *folders, cache, protocol, truth[:, :given], real, log.handle)
     with cluster.connect(Path.cwd()):
-        rows = cluster.search(
+        rows = trials.search(
             trial,
             [{"point": place} for place in range(len(several))],
             shared,
