@@ -235,8 +235,8 @@ def test_the_ablation_is_the_papers_figure_with_the_data_and_models_of_the_defau
         for sets in (2, 4, 8, 16)
         for arm in (
             ("no canvas", "kuka-no-canvas", "random"),
-            ("canvas, random order", "kuka-canvasmar", "random"),
-            ("canvas, motion-aware order", "kuka-canvasmar", "motion_aware"),
+            ("canvas in random order", "kuka-canvasmar", "random"),
+            ("canvas in motion-aware order", "kuka-canvasmar", "motion_aware"),
         )
     }
     assert {(point.sampler.temporal_scale, point.sampler.canvas_scale) for point in found["sets"]} == {(1.0, 1.0)}
