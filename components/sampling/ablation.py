@@ -86,4 +86,4 @@ def _others(name: str, arm: ArmConfig, places: Mapping[str, range], count: int) 
             f"ablation.arms.{name} has {count} points and is compared with the {len(other)} of {arm.against!r}; "
             "let both have as many, or the other one"
         )
-    return list(other) if len(other) == count else list(other) * count
+    return [*other] if len(other) == count else [*other] * count
