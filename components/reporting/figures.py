@@ -143,14 +143,9 @@ def ablation(table: pd.DataFrame, along: str, theme: Theme, *, narrow: bool = Fa
     if all(len(arm) == 1 for arm in arms.values()):
         with _figure(1, theme, narrow, 0.9 + 0.42 * len(arms)) as (figure, (panel,)):
             for place, ((name, arm), colour) in enumerate(zip(arms.items(), _colours(theme), strict=False)):
-                _bar(
-                    panel,
-                    place,
-                    str(name),
-                    arm[["fvd", "fvd_low", "fvd_high"]].iloc[0].dropna().to_dict(),
-                    colour,
-                    theme,
-                )
+                measured = arm[["fvd", "fvd_low", "fvd_high"]].iloc[0].dropna()
+                numbers = {str(end): float(value) for end, value in measured.items()}
+                _bar(panel, place, str(name), numbers, colour, theme)
             panel.set_ylim(len(arms) - 0.4, -0.6)
             panel.set_yticks(range(len(arms)), list(map(str, arms)))
             panel.set_xlabel("FVD, lower is better")
