@@ -14,7 +14,7 @@ from components.data import shards
 from components.errors import InputError
 
 INDEX: Final = "clips.csv"
-COLUMNS: Final = ("clip", "split", "shard", "row", "video", "first_frame")
+COLUMNS: Final = ("clip", "split", "shard", "row", "video", "first_frame", "stride", "scored")
 
 
 class ClipsManifest(shards.Manifest):

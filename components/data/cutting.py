@@ -19,7 +19,7 @@ from torch import Tensor
 
 from components import config as configs
 from components.config import Config
-from components.data import clips, findings, shards, video
+from components.data import clips, findings, selection, shards, video
 from components.data.clips import ClipsManifest
 from components.data.collection import Collection, Finding, Source
 from components.data.shards import SPLITS, Shard, Split
@@ -211,7 +211,7 @@ def finish(
     manifest = ClipsManifest(
         shards=present,
         counts=counts,
-        files={clips.INDEX: _write_index(out, [report for report, _ in kept])},
+        files={clips.INDEX: _write_index(out, [report for report, _ in kept], config.stride)},
         frames=config.frames,
         size=config.resolution,
         channels="rgb",
@@ -264,14 +264,24 @@ def _moved(report: ShardReport, rows: list[int], state: Path, out: Path) -> Shar
     return shards.write_rows(out, report.split, report.index, shards.load(state / report.shard.file)[rows])
 
 
-def _write_index(out: Path, reports: Sequence[ShardReport]) -> str:
-    """Write clips.csv, one line a clip; `clip` counts within a split, `row` within a shard. Returns its sha256."""
+def _write_index(out: Path, reports: Sequence[ShardReport], stride: int) -> str:
+    """Write clips.csv, the plan of clips, one line a clip. Returns its sha256.
+
+    `clip` counts within a split and `row` within a shard. `scored` is the place of a clip in the order in which
+    protocols score its split: one that scores 256 clips scores those with 0 to 255, whatever the model.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(clips.COLUMNS)
-    numbers = dict.fromkeys(SPLITS, 0)
-    for report in reports:
-        for row, cut in enumerate(report.clips):
-            writer.writerow((numbers[report.split], report.split, report.index, row, cut.video, cut.first_frame))
-            numbers[report.split] += 1
+    for split in SPLITS:
+        own = [
+            (report.index, row, cut)
+            for report in reports
+            if report.split == split
+            for row, cut in enumerate(report.clips)
+        ]
+        order = selection.ranked([f"{cut.video}@{cut.first_frame}" for _, _, cut in own])
+        places = {index: place for place, index in enumerate(order)}
+        for number, (shard, row, cut) in enumerate(own):
+            writer.writerow((number, split, shard, row, cut.video, cut.first_frame, stride, places[number]))
     return shards.write_text(out / clips.INDEX, text.getvalue())

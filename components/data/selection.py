@@ -16,13 +16,18 @@ def evaluation_clips(names: Sequence[str], count: int) -> tuple[list[int], list[
     """
     if count > len(names):
         raise InputError(f"the protocol scores {count} clips, but the split has {len(names)}; lower protocol.clips")
+    chosen = ranked(names)
+    scored = chosen[:count]
+    touched = {_video(names[index]) for index in scored}
+    others = [index for index in chosen[count:] if _video(names[index]) not in touched]
+    return scored, others[:count]
+
+
+def ranked(names: Sequence[str]) -> list[int]:
+    """Indices of all clips in the order in which protocols score them; the first ones are those of any protocol."""
     clips = _by_video(names)
     rounds = [(turn, place, video) for place, video in enumerate(clips) for turn in range(len(clips[video]))]
-    chosen = [(video, clips[video][turn]) for turn, _, video in sorted(rounds)]
-    scored = [index for _, index in chosen[:count]]
-    touched = {video for video, _ in chosen[:count]}
-    others = [index for video, index in chosen[count:] if video not in touched]
-    return scored, others[:count]
+    return [clips[video][turn] for turn, _, video in sorted(rounds)]
 
 
 def random_starts(names: Sequence[str], videos: int, draws: int, seed: int) -> tuple[list[int], list[int]]:
@@ -43,9 +48,13 @@ def random_starts(names: Sequence[str], videos: int, draws: int, seed: int) -> t
     return drawn[: videos * draws], drawn[videos * draws :]
 
 
+def _video(name: str) -> str:
+    return name.rpartition("@")[0]
+
+
 def _by_video(names: Sequence[str]) -> dict[str, list[int]]:
     """The clips of each video, the videos in an order drawn by a hash of their names."""
     clips: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(names):
-        clips[name.rpartition("@")[0]].append(index)
+        clips[_video(name)].append(index)
     return {video: clips[video] for video in sorted(clips, key=lambda video: derive("evaluation", video))}

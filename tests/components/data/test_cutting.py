@@ -11,6 +11,7 @@ from components import config
 from components.data import cutting, sources, video
 from components.data.clips import Clips
 from components.data.cutting import ShardReport
+from components.data.selection import evaluation_clips
 from components.data.sources import FolderConfig
 from components.errors import InputError
 
@@ -127,6 +128,19 @@ def test_no_video_gives_clips_to_two_splits(videos, tmp_path):
     splits = {line["video"]: {other["split"] for other in lines if other["video"] == line["video"]} for line in lines}
     assert len(splits) == 5
     assert all(len(found) == 1 for found in splits.values())
+
+
+def test_the_plan_of_clips_says_which_ones_protocols_score(videos, tmp_path):
+    make(tmp_path / "out", folder_config(videos, split={"kind": "hash", "val": 0.3, "test": 0.3}, step=1))
+    with (tmp_path / "out/clips.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["stride"] for line in lines} == {"1"}
+    for split in {line["split"] for line in lines}:
+        own = [line for line in lines if line["split"] == split]
+        scored, _ = evaluation_clips([f"{line['video']}@{line['first_frame']}" for line in own], len(own) // 2)
+        assert (
+            scored == [int(line["clip"]) for line in sorted(own, key=lambda line: int(line["scored"]))][: len(scored)]
+        )
 
 
 def test_the_bytes_depend_on_the_videos_alone(videos, tmp_path):
