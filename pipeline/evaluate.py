@@ -1,9 +1,8 @@
 """Stage `evaluate`: predictions of a trained model and their scores, beside the rows that any score is read against."""
 
-import hashlib
+import functools
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components import checkpoint
-from components.config import Config, fingerprint, parse, plain
+from components.config import Config, parse, plain
 from components.data import video
 from components.data.clips import Clips
 from components.data.selection import evaluation_clips, random_starts
@@ -22,7 +21,7 @@ from components.errors import InputError
 from components.metrics import calibration
 from components.metrics.calibration import Canvases
 from components.metrics.fvd import ProtocolConfig
-from components.metrics.scoring import Judge
+from components.metrics.scoring import Judge, Scored
 from components.nn.lpips import LPIPS
 from components.randomness import Stream
 from components.reporting import galleries, results
@@ -30,10 +29,10 @@ from components.sampling.frame import SamplerConfig
 from components.tracking import Run
 from pipeline import cluster, stage
 from pipeline.features import Features
-from pipeline.predictor import Prediction, Predictor
-from pipeline.progress import meter
+from pipeline.predictions import Job, Predictions, predict, unfinished
+from pipeline.predictor import Predictor
 
-BATCH = 16  # clips that are predicted together
+BATCH = 16  # clips whose canvases are looked at together
 TYPICAL, EXTREME = 4, 2  # clips of the gallery: as they come, and of the least and of the largest error
 FPS = 8  # of the videos to look at
 STATE = Path(".state")
@@ -66,29 +65,24 @@ def main(
     whole = test.read(chosen)
     truth = whole[:, : given + frames]
 
-    identity = {
-        "model": checkpoint.identity(model),
-        "autoencoder": checkpoint.identity(autoencoder),
-        "clips": test.hash,
+    facts: dict[str, Any] = {
+        name: checkpoint.identity(path) for name, path in (("model", model), ("autoencoder", autoencoder))
     }
-    kept = unfinished(model.name, {**identity, "protocol": plain(protocol), "sampler": plain(sampler)})
-    predictions, seconds = predict(loaded, truth[:, :given], frames, protocol, sampler, kept)
-    samples = torch.cat([prediction.clips for prediction in predictions])[:, given:]
-
-    features = Features(weights, device, STATE / "features", protocol.resolution)
-    lpips = LPIPS.load(weights / "lpips.safetensors", "alex", 5).to(device)
-    judge = Judge(protocol, truth[:, :given], truth[:, given:], features.of, lpips)
-    scored = [judge.score(model.name, samples)]
-    scored.append(judge.score("copy last frame", truth[:, given - 1 : given].expand_as(truth[:, given:]).contiguous()))
-    scored.append(judge.score("VAE reconstruction", loaded.reconstruct(whole)[:, given : given + frames]))
-    if len(others) >= 2:
-        real = test.read(others)
-        scored.append(judge.score_others("real against real", real[:, :given], real[:, given : given + frames]))
+    facts |= {"clips": test.hash, "protocol": plain(protocol), "sampler": plain(sampler)}
+    kept = unfinished(STATE, model.name, facts)
+    load = functools.partial(_load, model.resolve(), autoencoder.resolve())
+    with cluster.hands(Path.cwd()) as hands:
+        make = load if hands.places > 1 else lambda: loaded
+        predictions = predict(make, truth[:, :given], Job(protocol, sampler, kept), hands)
+        features = Features(weights, device, STATE / "features", protocol.resolution, hands)
+        lpips = LPIPS.load(weights / "lpips.safetensors", "alex", 5).to(device)
+        judge = Judge(protocol, truth[:, :given], truth[:, given:], features.of, lpips)
+        scored = rows(loaded, judge, predictions.clips(given), whole, test.read(others), model.name)
     lines = [one.line for one in scored]
     assert scored[0].errors is not None
     names = [test.name(index) for index in chosen]
     shown = picks(scored[0].errors[:: protocol.futures])
-    write_gallery(out, predictions, truth, names, shown, given=given, samples=protocol.futures)
+    write_gallery(out, predictions, truth, names, shown, protocol)
     data = {"dataset": clips.name, "clips_hash": test.hash, "i3d_hash": features.digest}
     content = {
         "row": model.name,
@@ -96,7 +90,7 @@ def main(
         "scores": lines,
         "drift": [window for one in scored for window in one.windows],
         "calibration": calibrate(loaded, truth, protocol, sampler),
-        "milliseconds_per_frame": 1000 * seconds / (len(samples) * frames),
+        "milliseconds_per_frame": 1000 * predictions.seconds() / (len(truth) * protocol.futures * frames),
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),  # type: ignore[attr-defined]
         "sampler": plain(sampler),
     }
@@ -104,6 +98,28 @@ def main(
     show(out, log)
     shutil.rmtree(kept)
     return numbers(content)
+
+
+def _load(model: Path, autoencoder: Path) -> Predictor:
+    return Predictor.load(model, autoencoder, cluster.device())
+
+
+def rows(
+    loaded: Predictor,
+    judge: Judge,
+    samples: UInt8[Tensor, "n f c h w"],
+    whole: UInt8[Tensor, "b f c h w"],
+    real: UInt8[Tensor, "k f c h w"],
+    name: str,
+) -> list[Scored]:
+    """The model's line of the table, and the lines that any score is read against."""
+    given, frames = judge.protocol.context, judge.protocol.frames
+    scored = [judge.score(name, samples)]
+    scored.append(judge.score("copy last frame", judge.context[:, -1:].expand_as(judge.truth).contiguous()))
+    scored.append(judge.score("VAE reconstruction", loaded.reconstruct(whole)[:, given : given + frames]))
+    if len(real) >= 2:
+        scored.append(judge.score_others("real against real", real[:, :given], real[:, given : given + frames]))
+    return scored
 
 
 def choose(test: Clips, protocol: ProtocolConfig) -> tuple[list[int], list[int]]:
@@ -117,52 +133,6 @@ def choose(test: Clips, protocol: ProtocolConfig) -> tuple[list[int], list[int]]
     if protocol.start == "random":
         return random_starts(names, protocol.clips, protocol.samples, protocol.seed)
     return evaluation_clips(names, protocol.clips)
-
-
-def unfinished(row: str, facts: dict[str, Any]) -> Path:
-    """The folder where predictions wait for the rest: of these facts and this code; what the row left before goes."""
-    code = hashlib.sha256()
-    for path in sorted((Path(__file__).parents[1] / "components").rglob("*.py")):
-        code.update(path.read_bytes())
-    folder = STATE / "evaluations" / row / fingerprint({**facts, "code": code.hexdigest()})
-    for other in folder.parent.glob("*"):
-        if other != folder:
-            shutil.rmtree(other)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def predict(
-    loaded: Predictor,
-    context: UInt8[Tensor, "b f c h w"],
-    frames: int,
-    protocol: ProtocolConfig,
-    sampler: SamplerConfig,
-    kept: Path,
-) -> tuple[list[Prediction], float]:
-    """The predictions for every context, a clip's own one after the other, and the seconds that they took.
-
-    A batch that lies in `kept` is not predicted again; its seconds are those that it took then.
-    """
-    contexts = context.repeat_interleave(protocol.futures, dim=0)
-    predictions, seconds = [], 0.0
-    with meter("predict", len(contexts), "clips") as shown:
-        for start in range(0, len(contexts), BATCH):
-            part = contexts[start : start + BATCH]
-            path = kept / f"{start:08d}.safetensors"
-            if not path.is_file():
-                began = time.perf_counter()
-                stream = Stream.of(protocol.seed, range(start, start + len(part)), loaded.device)
-                prediction = loaded.predict(part, frames, stream, sampler)
-                took = torch.tensor([time.perf_counter() - began])
-                tensors = {name: getattr(prediction, name) for name in Prediction.__slots__}
-                present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-                checkpoint.save_weights(path, {**present, "seconds": took})
-            tensors = {"canvas": None, **checkpoint.read_weights(path)}
-            seconds += float(tensors.pop("seconds"))
-            predictions.append(Prediction(**tensors))
-            shown.advance(len(part))
-    return predictions, seconds
 
 
 def calibrate(
@@ -212,30 +182,22 @@ def picks(errors: Float[Tensor, "b"]) -> dict[int, str]:
 
 def write_gallery(
     out: Path,
-    predictions: list[Prediction],
+    predictions: Predictions,
     truth: UInt8[Tensor, "b f c h w"],
     names: list[str],
     shown: dict[int, str],
-    *,
-    given: int,
-    samples: int,
+    protocol: ProtocolConfig,
 ) -> None:
     """Some clips with the first prediction of each and all that led to it, as tensors and as videos."""
-    places = [divmod(index * samples, BATCH) for index in shown]
-
-    def of(name: str) -> Tensor:
-        return torch.stack([getattr(predictions[part], name)[row] for part, row in places])
-
-    whole, clips = truth[list(shown)], of("clips")
-    tensors = {
-        "context": whole[:, :given],
-        "truth": whole[:, given:],
-        "sample": clips[:, given:],
-        "staticness": of("staticness").float(),
-        "order": of("order").int(),
-    }
-    if predictions[0].canvas is not None:
-        tensors["canvas"] = of("canvas")[:, given:]
+    given, places = protocol.context, [index * protocol.futures for index in shown]
+    picked = {name: predictions.pick(name, places) for name in ("clips", "canvas", "staticness", "order")}
+    whole, clips = truth[list(shown)], picked.pop("clips")
+    assert clips is not None
+    tensors = {"context": whole[:, :given], "truth": whole[:, given:], "sample": clips[:, given:]}
+    tensors |= {name: tensor for name, tensor in picked.items() if tensor is not None}
+    if "canvas" in tensors:
+        tensors["canvas"] = tensors["canvas"][:, given:]
+    tensors |= {"staticness": tensors["staticness"].float(), "order": tensors["order"].int()}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     words = {"names": json.dumps([names[index] for index in shown]), "reasons": json.dumps(list(shown.values()))}
     save_file(tensors, out / "gallery.safetensors", words)

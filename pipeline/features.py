@@ -1,6 +1,8 @@
 """I3D features of clips, kept by content: the same clips are never looked at twice."""
 
+import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,11 +14,14 @@ from components import checkpoint
 from components.data import video
 from components.metrics import i3d
 from components.metrics.i3d import I3D
-from pipeline.progress import Meter, meter
+from pipeline import cluster
+from pipeline.cluster import Hands
 
 NETWORK = "i3d.safetensors"
 BATCH = 4  # clips; the fastest on a CPU
-PIECE = 64  # clips that are kept together
+PIECE = 32  # clips that are looked at and kept together
+
+Piece = tuple[Tensor, Path]  # clips at the resolution of the protocol, and where their features go
 
 
 def resized(clips: UInt8[Tensor, "b f c h w"], side: int) -> UInt8[Tensor, "b f c _ _"]:
@@ -27,28 +32,41 @@ def resized(clips: UInt8[Tensor, "b f c h w"], side: int) -> UInt8[Tensor, "b f 
 
 
 class Features:
-    """The network of FVD at the resolution of a protocol, with a memory on disk."""
+    """The network of FVD at the resolution of a protocol, with a memory on disk.
 
-    def __init__(self, weights: Path, device: torch.device, cache: Path, resolution: int) -> None:
-        self.network = I3D.load(weights / NETWORK).to(device)
-        self.device = device
-        self.cache = cache
+    Many clips are spread over the hands there are; the memory must lie where all of them see it.
+    """
+
+    def __init__(
+        self, weights: Path, device: torch.device, cache: Path, resolution: int, hands: Hands = cluster.ALONE
+    ) -> None:
+        self.weights = weights.resolve() / NETWORK
+        self.network = I3D.load(self.weights).to(device)
+        self.cache = cache.resolve()
         self.resolution = resolution
-        self.digest = checkpoint.sha256(weights / NETWORK)[:16]
+        self.digest = checkpoint.sha256(self.weights)[:16]
+        self.hands = hands
 
     def of(self, clips: UInt8[Tensor, "b f c h w"], label: str) -> Float[Tensor, "b d"]:
         """400 numbers for each clip, out of the cache where the same clips were seen before.
 
-        Clips are kept by pieces, so that what an interrupted evaluation has seen is not looked at again.
+        Clips are kept by pieces, so that what an interrupted evaluation has seen is not looked at again. Raises
+        InputError for clips that I3D cannot look at.
         """
-        pieces = [resized(piece, self.resolution) for piece in clips.split(PIECE)]
-        paths = [self._path(piece) for piece in pieces]
-        new = sum(len(piece) for piece, path in zip(pieces, paths, strict=True) if not path.is_file())
+        i3d.check(clips)
+        pieces = clips.split(PIECE)
+        paths = [self._path(resized(piece, self.resolution)) for piece in pieces]
+        new = [place for place, path in enumerate(paths) if not path.is_file()]
         if new:
-            with meter(f"I3D: {label}", new, "clips") as shown:
-                for piece, path in zip(pieces, paths, strict=True):
-                    if not path.is_file():
-                        self._look(piece, path, shown)
+            spread = self.hands.places > 1
+            self.hands.map(
+                functools.partial(_looker, self.weights) if spread else lambda: functools.partial(_look, self.network),
+                ((resized(pieces[place], self.resolution), paths[place]) for place in new),
+                count=lambda item: len(item[0]),
+                total=sum(len(pieces[place]) for place in new),
+                label=f"I3D: {label}",
+                unit="clips",
+            )
         return torch.cat([load_file(path)["features"] for path in paths])
 
     def _path(self, piece: UInt8[Tensor, "b f c h w"]) -> Path:
@@ -56,9 +74,12 @@ class Features:
         content.update(repr((tuple(piece.shape), self.digest)).encode())
         return self.cache / f"{content.hexdigest()[:32]}.safetensors"
 
-    def _look(self, piece: UInt8[Tensor, "b f c h w"], path: Path, shown: Meter) -> None:
-        parts = []
-        for part in i3d.stream(self.network, piece, BATCH):
-            parts.append(part.cpu())
-            shown.advance(len(part))
-        checkpoint.save_weights(path, {"features": torch.cat(parts)})
+
+def _looker(weights: Path) -> Callable[[Piece], None]:
+    """A network of its own for another process."""
+    return functools.partial(_look, I3D.load(weights).to(cluster.device()))
+
+
+def _look(network: I3D, piece: Piece) -> None:
+    clips, path = piece
+    checkpoint.save_weights(path, {"features": i3d.features(network, clips, BATCH)})

@@ -131,7 +131,7 @@ def stream(network: I3D, clips: Shaped[Tensor, "b f c h w"], batch: int) -> Iter
     Float32 throughout, whatever the surroundings: bfloat16 shifts FVD by 0.3 %, TF32 by 0.1-0.4 %.
     Raises InputError for clips that are no uint8, no RGB, too short, or none.
     """
-    _check(clips)
+    check(clips)
     for part in clips.split(batch):
         yield _logits(network, part)
 
@@ -169,8 +169,8 @@ def prepared(clips: Shaped[Tensor, "b f c h w"]) -> Float32[Tensor, "b c f _ _"]
     return frames.contiguous(memory_format=torch.channels_last_3d)
 
 
-def _check(clips: Tensor) -> None:
-    """Any tensor is let this far, so that a wrong one gets its sentence."""
+def check(clips: Tensor) -> None:
+    """Any tensor is let this far, so that a wrong one gets its sentence. Raises InputError as `stream` does."""
     if clips.dtype != torch.uint8:
         raise InputError(f"I3D takes clips of bytes, not of {clips.dtype}; bring them to uint8 in 0..255 first")
     if len(clips) == 0:

@@ -1,5 +1,6 @@
 """The parts of an evaluation with a small model that was never trained: what is kept, shown and refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from components.metrics.fvd import ProtocolConfig
 from components.models.canvasmar import CanvasMARConfig
 from components.models.trained import Trained
 from components.sampling.frame import SamplerConfig
-from pipeline import evaluate
+from pipeline import cluster, evaluate, predictions
 from pipeline.predictor import Predictor
 from tests.pipeline.conftest import ROOT, tiny
 
@@ -46,13 +47,14 @@ def predictor(model: str = "canvas") -> Counting:
 
 
 def predict(loaded: Counting, kept: Path) -> torch.Tensor:
-    parts, seconds = evaluate.predict(loaded, CONTEXT, 9, PROTOCOL, SAMPLER, kept)
-    assert seconds > 0
-    return torch.cat([part.clips for part in parts])
+    kept.mkdir(exist_ok=True)
+    found = predictions.predict(lambda: loaded, CONTEXT, predictions.Job(PROTOCOL, SAMPLER, kept), cluster.ALONE)
+    assert found.seconds() > 0
+    return found.clips(0)
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was_and_ends_with_the_same_predictions(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "BATCH", 2)
+    monkeypatch.setattr(predictions, "BATCH", 2)
     whole = predict(predictor(), tmp_path / "whole")
     assert len(whole) == 6
     stopped = predictor()
@@ -64,14 +66,27 @@ def test_an_interrupted_evaluation_goes_on_where_it_was_and_ends_with_the_same_p
     assert going.calls == 1
 
 
-def test_what_was_left_of_other_parameters_is_not_gone_on_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "STATE", tmp_path)
-    first = evaluate.unfinished("row", {"sampler": 1})
+def test_one_field_of_some_predictions_is_what_all_of_them_hold_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(predictions, "BATCH", 2)
+    job = predictions.Job(PROTOCOL, SAMPLER, tmp_path)
+    found = predictions.predict(predictor, CONTEXT, job, cluster.ALONE)
+    picked = found.pick("clips", [5, 0])
+    assert picked is not None
+    assert torch.equal(picked, found.clips(0)[[5, 0]])
+    assert found.pick("canvas", [1]) is not None
+    without = predictions.predict(
+        lambda: predictor("no-canvas"), CONTEXT, replace(job, kept=tmp_path / "x"), cluster.ALONE
+    )
+    assert without.pick("canvas", [1]) is None
+
+
+def test_what_was_left_of_other_parameters_is_not_gone_on_with(tmp_path):
+    first = predictions.unfinished(tmp_path, "row", {"sampler": 1})
     (first / "00000000.safetensors").touch()
-    other_row = evaluate.unfinished("other", {"sampler": 1})
-    assert evaluate.unfinished("row", {"sampler": 1}) == first
+    other_row = predictions.unfinished(tmp_path, "other", {"sampler": 1})
+    assert predictions.unfinished(tmp_path, "row", {"sampler": 1}) == first
     assert list(first.iterdir())
-    assert evaluate.unfinished("row", {"sampler": 2}) != first
+    assert predictions.unfinished(tmp_path, "row", {"sampler": 2}) != first
     assert not first.exists()
     assert other_row.exists()
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from components.errors import InputError
 from components.metrics.i3d import I3D
-from pipeline import features
+from pipeline import cluster, features
+from tests.pipeline.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -68,3 +70,23 @@ def test_another_network_has_other_features(opened, weights, tmp_path):
     save_file(I3D().state_dict(), other / features.NETWORK)
     again = features.Features(other, torch.device("cpu"), found.cache, 16)
     assert not torch.equal(found.of(clips(1), "truth"), again.of(clips(1), "truth"))
+
+
+def test_many_places_see_what_one_sees_and_a_sentence_comes_back_from_them(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "PIECE", 1)
+    monkeypatch.setattr(cluster, "CORES", 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    device, batch = torch.device("cpu"), clips(1, 2, 3)
+
+    def refuse(item):
+        if item == 2:
+            raise InputError("the third is bad")
+
+    alone = features.Features(weights, device, tmp_path / "alone", 16).of(batch, "truth")
+    with cluster.hands(ROOT) as hands:
+        assert hands.places > 1
+        spread = features.Features(weights, device, tmp_path / "spread", 16, hands)
+        torch.testing.assert_close(spread.of(batch, "truth"), alone)
+        assert len(list(spread.cache.iterdir())) == 3
+        with pytest.raises(InputError, match="the third is bad"):
+            hands.map(lambda: refuse, range(4), count=lambda item: 1, total=4, label="refuse", unit="items")
