@@ -67,7 +67,7 @@ def prepare(uri: str, root: Path) -> str:
     # two processes that make the tables at once break each other
     alone = nullcontext() if _served(uri) else _locked(folder / ".prepare.lock")
     with _usable(uri), alone:
-        client = _client(uri)
+        client = connect(uri)
         experiment = _experiment(client, None if _served(uri) else str(folder / "artifacts"))
         _end_abandoned(client, experiment)
     return experiment
@@ -120,7 +120,7 @@ class Run:
 
     def __init__(self, handle: RunHandle, *, watch: bool) -> None:
         self.handle = handle
-        self._client = _client(handle.uri)
+        self._client = connect(handle.uri)
         self._pending: list[tuple[str, float, int, int]] = []
         self._lock, self._sending, self._over = threading.Lock(), threading.Lock(), threading.Event()
         self._warned: set[str] = set()
@@ -286,7 +286,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _client(where: str) -> Any:
+def connect(where: str) -> Any:
+    """MLflow's client of this store. Raises InputError where mlflow is not installed."""
     # a server that is away costs seconds, not the minutes of mlflow's defaults; no telemetry, nothing printed
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -318,7 +319,7 @@ def _begin(handle: RunHandle, name: str, tags: Mapping[str, str]) -> RunHandle:
     if "commit" in tags:
         known["mlflow.source.git.commit"] = tags["commit"]
     words = {key: str(value)[:LONGEST_TAG] for key, value in tags.items()}
-    created = _client(handle.uri).create_run(handle.experiment, tags=known | words, run_name=name)
+    created = connect(handle.uri).create_run(handle.experiment, tags=known | words, run_name=name)
     return replace(handle, run=created.info.run_id)
 
 

@@ -92,13 +92,14 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], *, label: str, uni
             ready, _ = ray.wait(list(pending), num_returns=1)
             for reference in ready:
                 index = pending.pop(reference)
-                results[index], key, use = _unwrap(reference)
+                results[index], key, use = unwrap(reference)
                 cost.LEDGER.enter(key, use)
                 shown.advance()
     return [results[index] for index in range(len(items))]
 
 
-def _unwrap(reference: Any) -> Any:
+def unwrap(reference: Any) -> Any:
+    """The result behind a reference. Raises the InputError that a task raised as it was."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -29,6 +29,7 @@ from components.sampling.frame import SamplerConfig
 from components.tracking import Run
 from pipeline import cluster, stage
 from pipeline.features import Features
+from pipeline.hands import spread
 from pipeline.predictions import Job, Predictions, predict, unfinished
 from pipeline.predictor import Predictor
 
@@ -71,7 +72,7 @@ def main(
     facts |= {"clips": test.hash, "protocol": plain(protocol), "sampler": plain(sampler)}
     kept = unfinished(STATE, model.name, facts)
     load = functools.partial(_load, model.resolve(), autoencoder.resolve())
-    with cluster.hands(Path.cwd()) as hands:
+    with spread(Path.cwd()) as hands:
         make = load if hands.places > 1 else lambda: loaded
         predictions = predict(make, truth[:, :given], Job(protocol, sampler, kept), hands)
         features = Features(weights, device, STATE / "features", protocol.resolution, hands)

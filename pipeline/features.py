@@ -15,7 +15,7 @@ from components.data import video
 from components.metrics import i3d
 from components.metrics.i3d import I3D
 from pipeline import cluster
-from pipeline.cluster import Hands
+from pipeline.hands import ALONE, Hands
 
 NETWORK = "i3d.safetensors"
 BATCH = 4  # clips; the fastest on a CPU
@@ -37,9 +37,7 @@ class Features:
     Many clips are spread over the hands there are; the memory must lie where all of them see it.
     """
 
-    def __init__(
-        self, weights: Path, device: torch.device, cache: Path, resolution: int, hands: Hands = cluster.ALONE
-    ) -> None:
+    def __init__(self, weights: Path, device: torch.device, cache: Path, resolution: int, hands: Hands = ALONE) -> None:
         self.weights = weights.resolve() / NETWORK
         self.network = I3D.load(self.weights).to(device)
         self.cache = cache.resolve()

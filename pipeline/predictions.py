@@ -19,7 +19,7 @@ from components.config import fingerprint
 from components.metrics.fvd import ProtocolConfig
 from components.randomness import Stream
 from components.sampling.frame import SamplerConfig
-from pipeline.cluster import Hands
+from pipeline.hands import Hands
 from pipeline.predictor import Prediction, Predictor
 
 BATCH = 16  # clips that are predicted and kept together

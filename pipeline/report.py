@@ -1,11 +1,13 @@
 """Stage `report`: one page and its pictures, out of what the other stages left behind."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components import tracking
+from components import ledger, tracking
 from components.config import Config
 from components.errors import InputError
+from components.ledger import Cost
 from components.reporting import model_card, page
 from components.reporting.page import Sources
 from components.reporting.results import read_evaluation, read_json, read_videos
@@ -61,6 +63,7 @@ def main(
         sources,
         title=title,
         facts=facts,
+        costs=[asdict(one) for one in ledger.costs(Path.cwd()) if known(params, one)],
         journey=journey(sources, rows),
         commands=COMMANDS,
         out=out,
@@ -75,6 +78,12 @@ def main(
     (out / "model_card.md").write_text(text, encoding="utf-8")
     log.artifact(out, "report")
     return {"rows": float(len(rows))}
+
+
+def known(params: Params, run: Cost) -> bool:
+    """Whether a run is of a row that the report shows, or of a stage without rows."""
+    used = {name for row, chosen in params.experiments.items() for name in (row, chosen.dataset, chosen.autoencoder)}
+    return run.row in used | {""} | params.simulations.keys() and run.stage != "report"
 
 
 SHOWN = ("commit", "dirty", "python", "torch", "ray", "cpus", "gpu")

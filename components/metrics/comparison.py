@@ -9,6 +9,7 @@ from torch import Tensor
 from components.metrics import futures, pixels
 from components.nn.lpips import LPIPS
 
+HIGHEST = 100.0  # dB that a clip counts with at most: an equal one has infinity, and a mean with it would say nothing
 _CHUNK = 16  # clips; on a GPU so many go there together
 
 
@@ -27,7 +28,7 @@ class Comparison:
     def numbers(self, samples: int) -> dict[str, float]:
         """Means over clips of PSNR (dB), SSIM and LPIPS; with several predictions a context, of the best too."""
         scores = {
-            "psnr": pixels.decibels(self.squared_errors),
+            "psnr": pixels.decibels(self.squared_errors).clamp(max=HIGHEST),
             "ssim": self.ssim.mean(dim=1),
             "lpips": self.lpips.mean(dim=1),
         }

@@ -1,13 +1,15 @@
 """A line of the table of scores: what clips are worth beside the real ones, as a whole and window by window."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
-from components.metrics import futures, fvd, i3d, kernel, motion
+from components.errors import InputError
+from components.metrics import futures, fvd, i3d, kernel, motion, pictures
 from components.metrics.comparison import compare
 from components.metrics.fvd import ProtocolConfig
 from components.nn.lpips import LPIPS
@@ -24,7 +26,7 @@ class Scored:
     errors: Float64[Tensor, "n"] | None  # mean squared error of each clip, where it has a truth of its own
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Judge:
     """Scores predicted frames against the truth by a protocol."""
 
@@ -36,12 +38,19 @@ class Judge:
 
     def score(self, name: str, clips: UInt8[Tensor, "n f c h w"]) -> Scored:
         """Predictions of each context, neighbours of one another, in the order of the contexts."""
+        self._check(name, clips)
         each = len(clips) // len(self.truth)
+        if each * len(self.truth) != len(clips):
+            raise InputError(
+                f"{name}: {len(clips)} predictions of {len(self.truth)} contexts; give each the same number"
+            )
+        seen = pictures.embeddings(clips, self.lpips)
         compared = compare(clips, self.truth, self.lpips)
         line = self._distances(name, fvd.scored(self.context, clips, self.protocol)) | compared.numbers(each)
+        line["frame_distance"] = pictures.distance(self._truth_seen, seen)
         line |= self._motion(clips, self.truth) | (futures.diversity(clips, self.truth) if each > 1 else {})
         windows = tuple(
-            self._of_window(name, clips, window)
+            self._of_window(name, clips, seen, window)
             | compared.window(window).numbers(each)
             | self._motion(clips[:, window], self.truth[:, window])
             for window in self.protocol.windows
@@ -52,15 +61,32 @@ class Judge:
         self, name: str, context: UInt8[Tensor, "n ... c h w"], clips: UInt8[Tensor, "n f c h w"]
     ) -> Scored:
         """Clips that have nothing to do with the truth, such as other real ones."""
+        self._check(name, clips)
+        seen = pictures.embeddings(clips, self.lpips)
         line = self._distances(name, fvd.scored(context, clips, self.protocol))
+        line["frame_distance"] = pictures.distance(self._truth_seen, seen)
         windows = tuple(
-            self._of_window(name, clips, window) | {"motion": float(motion.motion(clips[:, window]).mean())}
+            self._of_window(name, clips, seen, window) | {"motion": float(motion.motion(clips[:, window]).mean())}
             for window in self.protocol.windows
         )
         return Scored(line | {"motion": float(motion.motion(clips).mean())}, windows, None)
 
-    def _of_window(self, name: str, clips: UInt8[Tensor, "n f c h w"], window: slice) -> dict[str, Any]:
-        place = {"name": name, "first": window.start + 1, "last": window.stop}
+    @functools.cached_property
+    def _truth_seen(self) -> Float[Tensor, "b f d"]:
+        return pictures.embeddings(self.truth, self.lpips)
+
+    def _check(self, name: str, clips: Tensor) -> None:
+        if clips.shape[1:] != self.truth.shape[1:]:
+            raise InputError(
+                f"{name}: clips of (frames, channels, height, width) {tuple(clips.shape[1:])} cannot be scored against "
+                f"real ones of {tuple(self.truth.shape[1:])}; bring both to one shape first"
+            )
+
+    def _of_window(
+        self, name: str, clips: UInt8[Tensor, "n f c h w"], seen: Float[Tensor, "n f d"], window: slice
+    ) -> dict[str, Any]:
+        place: dict[str, Any] = {"name": name, "first": window.start + 1, "last": window.stop}
+        place["frame_distance"] = pictures.distance(self._truth_seen[:, window], seen[:, window])
         long_enough = window.stop - window.start >= i3d.SHORTEST
         return place | (self._distances(name, clips[:, window], window) if long_enough else {})
 

@@ -100,6 +100,10 @@ class LPIPS(nn.Module):
         features = zip(self.heads, self._features(x), self._features(y), strict=True)
         return torch.stack([self._stage(head, a, b) for head, a, b in features]).sum(dim=0)
 
+    def embed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """What the last stage sees of each RGB picture in [-1, 1], averaged over places."""
+        return self._features(x)[-1].mean(dim=(2, 3))
+
     def _features(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d _ _"]]:
         x = (x - self.shift) / self.scale
         features, start = [], 0

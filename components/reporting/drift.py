@@ -6,7 +6,7 @@ from typing import Final
 from components.reporting.results import REFERENCES, Evaluation, Window
 from components.reporting.tables import SCORES, Cell, Line, Table, cell, check_comparable, sign
 
-DRAWN: Final = ("fvd", "psnr", "ssim", "lpips", "motion_ratio")
+DRAWN: Final = ("fvd", "frame_distance", "psnr", "ssim", "lpips", "motion_ratio")
 
 
 def table(evaluations: Sequence[Evaluation]) -> Table | None:

@@ -88,13 +88,41 @@ def score_bars(evaluations: Sequence[Evaluation], theme: Theme, *, narrow: bool 
             _bar(panel, place, score.name, score.numbers, theme.soft, theme)
             if score.name == "real against real":
                 panel.axvline(score.numbers["fvd"], color=theme.soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        panel.set_ylim(lines - 0.4, -0.6)
-        panel.set_yticks(range(lines), [row for row, _ in models] + [score.name for score in references])
+        _rows(panel, [row for row, _ in models] + [score.name for score in references])
         panel.set_xlabel("FVD, lower is better; dashed: real against real")
-        panel.tick_params(axis="y", length=0)
-        panel.grid(axis="y", visible=False)
-        panel.margins(x=0.12)
-        panel.set_xlim(left=0)
+        return _png(figure, theme)
+
+
+def latency(evaluations: Sequence[Evaluation], theme: Theme, *, narrow: bool = False) -> bytes:
+    """Milliseconds a predicted frame of the models, as bars."""
+    timed = [(one.row, one.milliseconds_per_frame) for one in evaluations if one.milliseconds_per_frame is not None]
+    with _figure(1, theme, narrow, 0.9 + 0.42 * max(len(timed), 1)) as (figure, (panel,)):
+        for place, ((_, milliseconds), colour) in enumerate(zip(timed, _colours(theme), strict=False)):
+            panel.barh(place, milliseconds, height=0.62, color=colour, alpha=0.85, zorder=2)
+            _beside(panel, milliseconds, place, number(milliseconds, 1), theme)
+        _rows(panel, [row for row, _ in timed])
+        panel.set_xlabel("milliseconds a frame, lower is better")
+        return _png(figure, theme)
+
+
+def calibration(told: Mapping[str, Mapping[str, Any]], theme: Theme, *, narrow: bool = False) -> bytes:
+    """Observed against predicted staticness of each row, and how many tokens each was said of; dashed: equal."""
+    with _figure(2, theme, narrow, 3.1) as (figure, panels):
+        for index, ((row, found), colour) in enumerate(zip(told.items(), _colours(theme), strict=False)):
+            bins = found["bins"]
+            predicted, observed, tokens = ([bin[key] for bin in bins] for key in ("predicted", "observed", "tokens"))
+            panels[0].plot(predicted, observed, "o-", color=colour, linewidth=1.8, markersize=4, label=row)
+            share, width = np.array(tokens) / sum(tokens), 0.08 / len(told)
+            left = np.array([bin["low"] + 0.01 for bin in bins]) + index * width
+            panels[1].bar(left, 100 * share, width=width, align="edge", color=colour, alpha=0.85)
+        panels[0].plot([0, 1], [0, 1], color=theme.soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        panels[0].set_title("observed staticness", loc="left")
+        panels[1].set_title("tokens, %", loc="left")
+        for panel in panels:
+            panel.set_xlim(0, 1)
+            panel.set_xlabel("predicted staticness")
+        panels[0].set_ylim(0, 1)
+        _legend(figure, panels, theme)
         return _png(figure, theme)
 
 
@@ -197,9 +225,21 @@ def _bar(panel: Axes, place: int, name: str, numbers: Mapping[str, float], colou
     low, high = numbers.get("fvd_low", value), numbers.get("fvd_high", value)
     panel.barh(place, value, height=0.62, color=colour, alpha=0.85, zorder=2)
     panel.plot([low, high], [place, place], color=theme.ink, linewidth=1.6, zorder=3, solid_capstyle="butt")
-    panel.annotate(
-        number(value, 0), (max(value, high), place), (6, 0), textcoords="offset points", va="center", color=theme.ink
-    )
+    _beside(panel, max(value, high), place, number(value, 0), theme)
+
+
+def _beside(panel: Axes, end: float, place: int, text: str, theme: Theme) -> None:
+    panel.annotate(text, (end, place), (6, 0), textcoords="offset points", va="center", color=theme.ink)
+
+
+def _rows(panel: Axes, names: Sequence[str]) -> None:
+    """Bars from the left, one a line, the first on top."""
+    panel.set_ylim(len(names) - 0.4, -0.6)
+    panel.set_yticks(range(len(names)), names)
+    panel.tick_params(axis="y", length=0)
+    panel.grid(axis="y", visible=False)
+    panel.margins(x=0.12)
+    panel.set_xlim(left=0)
 
 
 def _grid(scored: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame | None:

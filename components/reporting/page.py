@@ -8,7 +8,7 @@ from typing import Any, Final
 import jinja2
 
 from components.config import flatten
-from components.reporting import diagram, drift, figures, galleries, paper, reels, results, tables
+from components.reporting import diagram, drift, figures, galleries, paper, reels, results, tables, verdict
 from components.reporting.results import Evaluation, Videos
 
 RECONSTRUCTIONS: Final = 3  # clips of the VAE shown
@@ -50,18 +50,21 @@ def render(
     *,
     title: str,
     facts: Mapping[str, Mapping[str, Any]],
+    costs: Sequence[Mapping[str, Any]],
     journey: Mapping[str, str],
     commands: Mapping[str, str],
     out: Path,
 ) -> None:
     """Write index.html and its pictures (PNG, WebP, journey.svg) into `out`; equal input gives equal bytes.
 
-    `facts` are the groups of what was run (data, hardware, parameters), `journey` the words below each station
+    `facts` are the groups of what was run (data, hardware, parameters), `costs` the stages with what each took
+    (`tables.cost_table`), `journey` the words below each station
     (`diagram.journey_svg`), `commands` a command line each with what it does. Raises InputError if an input is missing
     or damaged.
     """
     out.mkdir(parents=True, exist_ok=True)
     evaluations = [results.read_evaluation(folder) for folder in sources.evaluations.values()]
+    groups = tables.by_protocol(evaluations)
     shown = {row: results.read_gallery(folder) for row, folder in sources.evaluations.items()}
     histories = {row: results.read_history(folder) for row, folder in sources.trainings.items()}
     qualities = {name: results.read_json(folder / "metrics.json") for name, folder in sources.vaes.items()}
@@ -74,7 +77,9 @@ def render(
         facts={
             name: {key: tables.word(value) for key, value in flatten(group).items()} for name, group in facts.items()
         },
-        protocols=_protocols(evaluations, out),
+        costs=tables.cost_table(costs),
+        verdicts=[verdict.sentences(group) for group in groups],
+        protocols=[_protocol(index, group, out) for index, group in enumerate(groups)],
         published=[(table.title, paper.table(table, evaluations)) for table in paper.PUBLISHED] if evaluations else [],
         clips=reels.clips(shown, out),
         training=_training(histories, out),
@@ -122,28 +127,39 @@ def _range(numbers: Mapping[str, float]) -> str:
     return f"{tables.number(numbers['fvd_low'], 0)} to {tables.number(numbers['fvd_high'], 0)}"
 
 
-def _protocols(evaluations: Sequence[Evaluation], out: Path) -> list[dict[str, Any]]:
-    """One table and figure for each protocol: what was measured differently is not put side by side."""
-    shown = []
-    for index, group in enumerate(tables.by_protocol(evaluations)):
-        number = "" if index == 0 else f"-{index + 1}"
-        rows = ", ".join(evaluation.row for evaluation in group)
-        told = f"FVD of {rows} and of the references"
-        lines = drift.lines_of(group)
-        along = f"Scores of {', '.join(lines)} along the predicted frames"
-        shown.append(
-            {
-                "line": tables.protocol_line(group[0].protocol),
-                "card": tables.protocol_card(group[0].protocol),
-                "table": tables.score_table(group),
-                "verdicts": tables.verdicts(group),
-                "picture": _picture(figures.score_bars, group, out / f"scores{number}.png", told),
-                "drift": drift.table(group),
-                "drift_picture": _picture(figures.drift, lines, out / f"drift{number}.png", along) if lines else None,
-                "calibration": tables.calibration_table(group),
-            }
+def _protocol(index: int, group: Sequence[Evaluation], out: Path) -> dict[str, Any]:
+    """The table and the figures of one protocol: what was measured differently is not put side by side."""
+    number = "" if index == 0 else f"-{index + 1}"
+    rows = ", ".join(evaluation.row for evaluation in group)
+    lines = drift.lines_of(group)
+    canvases = {one.row: one.calibration for one in group if one.calibration is not None}
+    timed = any(one.milliseconds_per_frame is not None for one in group)
+
+    def picture(draw: Callable[..., bytes], content: Any, name: str, told: str) -> Picture:
+        return _picture(draw, content, out / f"{name}{number}.png", told)
+
+    return {
+        "line": tables.protocol_line(group[0].protocol),
+        "card": tables.protocol_card(group[0].protocol),
+        "table": tables.score_table(group),
+        "picture": picture(figures.score_bars, group, "scores", f"FVD of {rows} and of the references"),
+        "latency": picture(figures.latency, group, "latency", f"Milliseconds a frame of {rows}") if timed else None,
+        "drift": drift.table(group),
+        "drift_picture": picture(
+            figures.drift, lines, "drift", f"Scores of {', '.join(lines)} along the predicted frames"
         )
-    return shown
+        if lines
+        else None,
+        "calibration": tables.calibration_table(group),
+        "calibration_picture": picture(
+            figures.calibration,
+            canvases,
+            "calibration",
+            f"Predicted against observed staticness of {', '.join(canvases)}",
+        )
+        if canvases
+        else None,
+    }
 
 
 def _training(histories: Mapping[str, Any], out: Path) -> dict[str, Any] | None:

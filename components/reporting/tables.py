@@ -25,6 +25,7 @@ NOTES: Final[Mapping[str, str]] = {
     "fvd_corrected": "FVD corrected: less the bias of order 1 / N that leaving out clips shows; what bias is left is "
     "in the row real against real",
     "kvd": "KVD: a kernel's distance between the same features, 0 on average for equal sets however few, and noisier",
+    "frame_distance": "frame distance: of single frames as AlexNet sees them; like FID, but not FID's numbers",
     "motion_ratio": "motion / truth: 1 moves as much as the truth; frozen: moves less than a tenth of it",
     "psnr_best": "best: of the predictions of each context, the one nearest to the truth by this score",
     "spread_ratio": "spread / error: how far predictions of one context are from each other, for how far they are from "
@@ -75,6 +76,7 @@ SCORES: Final = (
     Column("fvd", "FVD", 0, "lower"),
     Column("fvd_corrected", "FVD corrected", 0, "lower"),
     Column("kvd", "KVD", 1, "lower"),
+    Column("frame_distance", "frame distance", 2, "lower"),
     Column("clips", "clips", 0),
     Column("psnr", "PSNR", 2, "higher", "dB"),
     Column("psnr_best", "PSNR, best", 2, "higher", "dB"),
@@ -306,6 +308,40 @@ def sweep_table(sweep: Sweep) -> Table:
     labels = {"fvd": Cell("FVD", "↓"), "milliseconds_per_frame": Cell("time a frame", "ms ↓")}
     heads = (Cell("trial"), *(labels.get(key, Cell(key.replace("_", " "))) for key in keys))
     return Table(heads, tuple(lines))
+
+
+def cost_table(costs: Sequence[Mapping[str, Any]]) -> Table | None:
+    """What each stage took and where, in the order given; the sum last. None where nothing is known."""
+    total = sum(entry["seconds"] for entry in costs)
+    lines = [
+        Line(
+            (
+                Cell(f"{entry['stage']}", entry["row"]),
+                Cell(entry["machine"]),
+                Cell(duration(entry["seconds"])),
+                Cell(number(100 * entry["seconds"] / total, 0)),
+                Cell(number(entry["memory"] / 1024, 1)),
+                Cell(entry["commit"] or "–"),
+            )
+        )
+        for entry in costs
+    ]
+    lines.append(Line((Cell("all"), Cell(""), Cell(duration(total)), Cell("100"), Cell(""), Cell("")), "model"))
+    heads = (Cell("stage"), Cell("machine"), Cell("time"), Cell("share", "%"), Cell("memory", "GiB, most"))
+    notes = (
+        "Each stage as it last ran to its end, whatever of it was run anew since.",
+        f"One machine for {number(total / 3600, 2)} hours: times the price of its hour, that is the cost.",
+    )
+    return Table((*heads, Cell("commit")), tuple(lines), notes, words=2) if costs else None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
 def reason_table(rejected: pd.DataFrame) -> Table:

@@ -14,7 +14,7 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
     # several, so that an edit of the search or of the server trains nothing again, and submitting needs no torch
     "ray": (
         *("pipeline/cluster.py", "pipeline/workers.py", "pipeline/trials.py"),
-        *("pipeline/jobs.py", "pipeline/serve.py"),
+        *("pipeline/hands.py", "pipeline/jobs.py", "pipeline/serve.py"),
     ),
     "mlflow": ("components/tracking.py",),
     "yaml": ("components/config.py",),
@@ -44,6 +44,7 @@ BARE: Final = frozenset(
 # what such a machine does without: runs in MLflow, reading videos, simulating them, the report
 BEYOND_BARE: Final = (
     "components/tracking.py",
+    "components/ledger.py",
     "components/data/video.py",
     "components/data/kuka.py",
     "components/data/collection.py",

@@ -10,11 +10,12 @@ from first_party import EVER, EVERYTHING, PACKAGES, Source, Tree, plant, project
 
 ROOMS: Final = ("data", "autoencoders", "models", "sampling", "metrics", "training", "reporting")
 TOOLS: Final = ("flow", "masking", "guidance", "nn")
-GROUND: Final = ("errors", "notation", "config", "randomness", "checkpoint", "tracking", "weights")
+GROUND: Final = ("errors", "notation", "config", "randomness", "checkpoint", "tracking", "ledger", "weights")
 # what the stages share; every other file of pipeline/ is a stage, which has a `main` and is imported by nobody
 SHARED: Final = (
-    "stage", "cluster", "workers", "trials", "environment", "progress", "cost", "predictor", "video_predictor",
-    "features", "fitting", "encoding", "jobs", "preflight", "homecoming",
+    "stage", "cluster", "workers", "trials", "hands", "environment", "progress", "cost",
+    "predictor", "predictions", "video_predictor", "features", "fitting", "encoding", "jobs",
+    "preflight", "homecoming",
 )  # fmt: skip
 NEVER_NAMES: Final = frozenset({"utils", "common", "misc", "helpers", "base", "core", "manager", "engine"})
 

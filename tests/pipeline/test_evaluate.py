@@ -14,7 +14,7 @@ from components.metrics.fvd import ProtocolConfig
 from components.models.canvasmar import CanvasMARConfig
 from components.models.trained import Trained
 from components.sampling.frame import SamplerConfig
-from pipeline import cluster, evaluate, predictions
+from pipeline import evaluate, hands, predictions
 from pipeline.predictor import Predictor
 from tests.pipeline.conftest import ROOT, tiny
 
@@ -48,7 +48,7 @@ def predictor(model: str = "canvas") -> Counting:
 
 def predict(loaded: Counting, kept: Path) -> torch.Tensor:
     kept.mkdir(exist_ok=True)
-    found = predictions.predict(lambda: loaded, CONTEXT, predictions.Job(PROTOCOL, SAMPLER, kept), cluster.ALONE)
+    found = predictions.predict(lambda: loaded, CONTEXT, predictions.Job(PROTOCOL, SAMPLER, kept), hands.ALONE)
     assert found.seconds() > 0
     return found.clips(0)
 
@@ -69,13 +69,13 @@ def test_an_interrupted_evaluation_goes_on_where_it_was_and_ends_with_the_same_p
 def test_one_field_of_some_predictions_is_what_all_of_them_hold_there(tmp_path, monkeypatch):
     monkeypatch.setattr(predictions, "BATCH", 2)
     job = predictions.Job(PROTOCOL, SAMPLER, tmp_path)
-    found = predictions.predict(predictor, CONTEXT, job, cluster.ALONE)
+    found = predictions.predict(predictor, CONTEXT, job, hands.ALONE)
     picked = found.pick("clips", [5, 0])
     assert picked is not None
     assert torch.equal(picked, found.clips(0)[[5, 0]])
     assert found.pick("canvas", [1]) is not None
     without = predictions.predict(
-        lambda: predictor("no-canvas"), CONTEXT, replace(job, kept=tmp_path / "x"), cluster.ALONE
+        lambda: predictor("no-canvas"), CONTEXT, replace(job, kept=tmp_path / "x"), hands.ALONE
     )
     assert without.pick("canvas", [1]) is None
 

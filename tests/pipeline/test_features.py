@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from components.errors import InputError
 from components.metrics.i3d import I3D
-from pipeline import cluster, features
+from pipeline import features, hands
 from tests.pipeline.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ def test_another_network_has_other_features(opened, weights, tmp_path):
 
 def test_many_places_see_what_one_sees_and_a_sentence_comes_back_from_them(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "PIECE", 1)
-    monkeypatch.setattr(cluster, "CORES", 1)
+    monkeypatch.setattr(hands, "CORES", 1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     device, batch = torch.device("cpu"), clips(1, 2, 3)
 
@@ -83,10 +83,10 @@ def test_many_places_see_what_one_sees_and_a_sentence_comes_back_from_them(weigh
             raise InputError("the third is bad")
 
     alone = features.Features(weights, device, tmp_path / "alone", 16).of(batch, "truth")
-    with cluster.hands(ROOT) as hands:
-        assert hands.places > 1
-        spread = features.Features(weights, device, tmp_path / "spread", 16, hands)
+    with hands.spread(ROOT) as many:
+        assert many.places > 1
+        spread = features.Features(weights, device, tmp_path / "spread", 16, many)
         torch.testing.assert_close(spread.of(batch, "truth"), alone)
         assert len(list(spread.cache.iterdir())) == 3
         with pytest.raises(InputError, match="the third is bad"):
-            hands.map(lambda: refuse, range(4), count=lambda item: 1, total=4, label="refuse", unit="items")
+            many.map(lambda: refuse, range(4), count=lambda item: 1, total=4, label="refuse", unit="items")

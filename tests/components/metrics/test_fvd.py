@@ -202,3 +202,10 @@ def test_the_corrected_score_of_equal_distributions_is_nearer_to_zero_than_the_s
     raw = sum(score.value for score in scores) / len(scores)
     corrected = sum(score.corrected for score in scores if score.corrected is not None) / len(scores)
     assert abs(corrected) < raw / 3
+
+
+def test_many_clips_are_added_up_by_blocks_to_the_same_score_and_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = draw(300, 1)[:, :12], draw(600, 2, scale=1.2)[:, :12]
+    added = astuple(fvd.score(real, fake, 8))
+    monkeypatch.setattr(fvd, "MANY", 10**6)
+    assert astuple(fvd.score(real, fake, 8)) == pytest.approx(added, rel=1e-6)

@@ -24,6 +24,17 @@ def render(given, out, **others):
     texts = {
         "title": "A run & its <scores>",
         "facts": {"data": {"size": [64, 64], "nested": {"deep": None}}},
+        "costs": [
+            {
+                "stage": "train",
+                "row": "no-canvas",
+                "run": "1",
+                "commit": "",
+                "seconds": 90.0,
+                "memory": 512.0,
+                "machine": "a",
+            }
+        ],
         "journey": {"videos": "640 mp4"},
         "commands": {"make repro": "makes everything again"},
     }
@@ -67,7 +78,8 @@ def test_the_page_holds_everything_and_asks_for_nothing(finished, tmp_path):
     assert "64 clips are few for FVD" in html
     files = {path.name for path in (tmp_path / "out").iterdir()}
     clips = {f"gallery-{row}-{index}.{kind}" for row in ROWS for index in (0, 1) for kind in ("png", "webp")}
-    figures = {"index.html", "journey.svg", "loss.png", "scores.png", "drift.png"}
+    figures = {"index.html", "journey.svg"}
+    figures |= {f"{name}.png" for name in ("loss", "scores", "drift", "latency", "calibration")}
     figures |= {f"sweep-{row}.png" for row in ROWS} | {"vae-arm-vae-0.png", "vae-arm-vae-1.png"}
     assert files == clips | figures
 
@@ -110,3 +122,11 @@ def test_the_page_holds_the_protocols_card_drift_the_canvas_and_the_papers_table
     assert "mean square error of the canvas 0.250" in html
     assert "Table 1 of the paper: Kinetics-600" in html
     assert "no-canvas is not comparable: dataset kuka instead of bair" in html
+
+
+def test_the_page_begins_with_the_verdict_and_says_what_each_stage_took(finished, tmp_path):
+    html = render(sources(finished), tmp_path / "out")
+    lead = "with-canvas has an FVD of 688 (641 to 735), the lowest of 2 models; next is no-canvas with 860 (641 to 735)"
+    assert html.index(lead) < html.index("<nav>")
+    assert "clearly better than holding the last frame still at 1\u2009489" in html
+    assert '<td class="n">1 min 30 s</td>' in html
