@@ -8,8 +8,8 @@ from typing import Any, Final
 import jinja2
 
 from components.config import flatten
-from components.reporting import diagram, drift, figures, galleries, paper, reels, results, tables, verdict
-from components.reporting.results import Evaluation, Videos
+from components.reporting import diagram, drift, figures, galleries, paper, reels, results, series, tables, verdict
+from components.reporting.results import Evaluation, Sweep, Videos
 
 RECONSTRUCTIONS: Final = 3  # clips of the VAE shown
 
@@ -55,7 +55,7 @@ def render(
     commands: Mapping[str, str],
     out: Path,
 ) -> None:
-    """Write index.html and its pictures (PNG, WebP, journey.svg) into `out`; equal input gives equal bytes.
+    """Write index.html, its pictures (PNG, WebP, SVG) and their numbers (plots/) into `out`; equal input, equal bytes.
 
     `facts` are the groups of what was run (data, hardware, parameters), `costs` the stages with what each took
     (`tables.cost_table`), `journey` the words below each station
@@ -68,6 +68,8 @@ def render(
     shown = {row: results.read_gallery(folder) for row, folder in sources.evaluations.items()}
     histories = {row: results.read_history(folder) for row, folder in sources.trainings.items()}
     qualities = {name: results.read_json(folder / "metrics.json") for name, folder in sources.vaes.items()}
+    sweeps = {row: results.read_sweep(folder) for row, folder in sources.sweeps.items()}
+    series.write(histories, evaluations, sweeps, out / "plots")
     (out / "journey.svg").write_text(diagram.journey_svg(journey), encoding="utf-8")
     page = _template().render(
         title=title,
@@ -83,7 +85,7 @@ def render(
         published=[(table.title, paper.table(table, evaluations)) for table in paper.PUBLISHED] if evaluations else [],
         clips=reels.clips(shown, out),
         training=_training(histories, out),
-        sweeps=[_sweep(row, folder, out) for row, folder in sources.sweeps.items()],
+        sweeps=[_sweep(row, sweep, out) for row, sweep in sweeps.items()],
         vaes=[_vae(name, folder, qualities[name], out) for name, folder in sources.vaes.items()],
         videos=[_videos(name, results.read_videos(folder)) for name, folder in sources.clips.items()],
         commands=commands,
@@ -170,8 +172,7 @@ def _training(histories: Mapping[str, Any], out: Path) -> dict[str, Any] | None:
     return {"picture": picture, "table": tables.history_table(histories)}
 
 
-def _sweep(row: str, folder: Path, out: Path) -> dict[str, Any]:
-    sweep = results.read_sweep(folder)
+def _sweep(row: str, sweep: Sweep, out: Path) -> dict[str, Any]:
     told = f"FVD of {len(sweep.trials)} trials of {row} over {', '.join(sweep.parameters) or 'nothing'}"
     return {
         "row": row,

@@ -78,7 +78,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(finished, tmp_path):
     assert "64 clips are few for FVD" in html
     files = {path.name for path in (tmp_path / "out").iterdir()}
     clips = {f"gallery-{row}-{index}.{kind}" for row in ROWS for index in (0, 1) for kind in ("png", "webp")}
-    figures = {"index.html", "journey.svg"}
+    figures = {"index.html", "journey.svg", "plots"}
     figures |= {f"{name}.png" for name in ("loss", "scores", "drift", "latency", "calibration")}
     figures |= {f"sweep-{row}.png" for row in ROWS} | {"vae-arm-vae-0.png", "vae-arm-vae-1.png"}
     assert files == clips | figures
