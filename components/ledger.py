@@ -19,7 +19,10 @@ class Cost:
     run: str
     commit: str
     seconds: float
-    memory: float  # MiB, at most
+    memory: float  # MiB, of a process, at most
+    cpu_hours: float
+    gpu_hours: float
+    paid: str  # in the currency of `prices`; empty without prices
     machine: str
 
 
@@ -49,6 +52,7 @@ def _cost(run: Any) -> Cost:
         run.info.run_id,
         told.get("commit", "")[:10],
         numbers["stage_seconds"],
-        numbers.get("stage_peak_memory_mib", float("nan")),
+        *(numbers.get(key, float("nan")) for key in ("peak_memory_mib", "cpu_hours", "gpu_hours")),
+        ", ".join(f"{value:.3g} {key[5:]}" for key, value in numbers.items() if key.startswith("cost_")),
         ", ".join(filter(None, (f"{told.get('cpus', '?')} CPU cores", told.get("gpu")))),
     )

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.cluster import connect, unwrap  # first: it sets what Ray reads when it is imported
+from pipeline import cost
+from pipeline.cluster import connect, measure, unwrap  # first: it sets what Ray reads when it is imported
 from pipeline.progress import Meter, meter
 
 import ray  # isort: skip
@@ -76,18 +77,20 @@ class _Hand:
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
         torch.set_num_threads(CORES)
+        self.measure = measure()
         self.work = make()
 
-    def do(self, item: Any) -> Any:
-        """A piece of work."""
-        return self.work(item)
+    def do(self, item: Any) -> tuple[Any, str, cost.Use]:
+        """A piece of work, and what this actor has used up so far."""
+        return self.work(item), self.measure.key, self.measure.use()
 
 
 def _next(waiting: dict[Any, tuple[Any, int, int]], results: dict[int, Any], shown: Meter) -> Any:
     """Waits for a piece of work; returns the actor that is free again."""
     reference = ray.wait(list(waiting), num_returns=1)[0][0]
     actor, index, units = waiting.pop(reference)
-    results[index] = unwrap(reference)
+    results[index], key, use = unwrap(reference)
+    cost.LEDGER.enter(key, use)
     shown.advance(units)
     return actor
 

@@ -318,19 +318,30 @@ def cost_table(costs: Sequence[Mapping[str, Any]]) -> Table | None:
             (
                 Cell(f"{entry['stage']}", entry["row"]),
                 Cell(entry["machine"]),
-                Cell(duration(entry["seconds"])),
+                Cell(duration(entry["seconds"]), entry["paid"]),
                 Cell(number(100 * entry["seconds"] / total, 0)),
+                Cell(number(entry["cpu_hours"], 3)),
+                Cell(number(entry["gpu_hours"], 3)),
                 Cell(number(entry["memory"] / 1024, 1)),
                 Cell(entry["commit"] or "–"),
             )
         )
         for entry in costs
     ]
-    lines.append(Line((Cell("all"), Cell(""), Cell(duration(total)), Cell("100"), Cell(""), Cell("")), "model"))
-    heads = (Cell("stage"), Cell("machine"), Cell("time"), Cell("share", "%"), Cell("memory", "GiB, most"))
+    sums = (Cell(number(sum(entry[key] for entry in costs), 3)) for key in ("cpu_hours", "gpu_hours"))
+    lines.append(Line((Cell("all"), Cell(""), Cell(duration(total)), Cell("100"), *sums, Cell(""), Cell("")), "model"))
+    heads = (
+        Cell("stage"),
+        Cell("machine"),
+        Cell("time"),
+        Cell("share", "%"),
+        Cell("CPU", "h"),
+        Cell("GPU", "h"),
+        Cell("memory", "GiB, most"),
+    )
     notes = (
         "Each stage as it last ran to its end, whatever of it was run anew since.",
-        f"One machine for {number(total / 3600, 2)} hours: times the price of its hour, that is the cost.",
+        "CPU and GPU: hours of all processes together; `prices` in params.yaml turns them into money.",
     )
     return Table((*heads, Cell("commit")), tuple(lines), notes, words=2) if costs else None
 

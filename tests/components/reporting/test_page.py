@@ -32,6 +32,9 @@ def render(given, out, **others):
                 "commit": "",
                 "seconds": 90.0,
                 "memory": 512.0,
+                "cpu_hours": 0.1,
+                "gpu_hours": 0.0,
+                "paid": "",
                 "machine": "a",
             }
         ],
