@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from components import ledger, tracking
-from components.config import Config
+from components.config import Config, plain
 from components.errors import InputError
 from components.ledger import Cost
 from components.reporting import model_card, page
@@ -56,7 +56,7 @@ def main(
     )
     facts = {
         "machine and code": {key: value for key, value in tracking.provenance(Path.cwd()).items() if key in SHOWN},
-        **{f"{row}: sampler": read_json(searches / row / "best.json")["sampler"] for row in rows},
+        **{row: about(rows[row], evaluations / row, searches / row) for row in rows},
     }
     title = f"Video prediction on {', '.join(sources.clips)}"
     page.render(
@@ -84,6 +84,18 @@ def known(params: Params, run: Cost) -> bool:
     """Whether a run is of a row that the report shows, or of a stage without rows."""
     used = {name for row, chosen in params.experiments.items() for name in (row, chosen.dataset, chosen.autoencoder)}
     return run.row in used | {""} | params.simulations.keys() and run.stage != "report"
+
+
+def about(chosen: Experiment, evaluation: Path, search: Path) -> dict[str, Any]:
+    """What a row is made of: the entries that it takes, the data that scored it, and its sampler."""
+    told = read_json(evaluation / "scores.json")
+    data = {key: told["protocol"].get(key) for key in ("clips_hash", "i3d_hash")}
+    return {
+        **plain(chosen),
+        "parameters": told.get("parameters"),
+        **data,
+        "sampler": read_json(search / "best.json")["sampler"],
+    }
 
 
 SHOWN = ("commit", "dirty", "python", "torch", "ray", "cpus", "gpu")

@@ -296,8 +296,8 @@ def _colours(theme: Theme) -> Iterator[str]:
 
 @contextmanager
 def _figure(count: int, theme: Theme, narrow: bool, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of so many panels, at most three in a row."""
-    across = 1 if narrow else min(max(count, 1), 3)
+    """A figure of so many panels, at most three in a row, four two by two."""
+    across = 1 if narrow else 2 if count == 4 else min(max(count, 1), 3)
     down = -(-max(count, 1) // across)
     with matplotlib.rc_context(_choices(theme)):
         figure = Figure(figsize=(NARROW if narrow else WIDE, height * down), dpi=DOTS, layout="constrained")
@@ -338,7 +338,12 @@ def _legend(figure: Figure, panels: Sequence[Axes], theme: Theme) -> None:
         entries |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     if entries:
         figure.legend(
-            list(entries.values()), list(entries), loc="outside upper left", ncols=3, labelcolor=theme.ink, fontsize=9
+            list(entries.values()),
+            list(entries),
+            loc="outside upper left",
+            ncols=3 if figure.get_figwidth() == WIDE else 2,
+            labelcolor=theme.ink,
+            fontsize=9,
         )
 
 

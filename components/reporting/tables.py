@@ -21,14 +21,15 @@ NULLS: Final = (
     (512, 50, 2, "a tenth of the clips being clearly worse"),
 )
 
+UNSHOWN: Final = ("clips", "motion", "spread")  # in the table of scores: the protocol and the ratios say it better
 NOTES: Final[Mapping[str, str]] = {
-    "fvd_corrected": "FVD corrected: less the bias of order 1 / N that leaving out clips shows; what bias is left is "
+    "fvd_corrected": "corrected: FVD less the bias of order 1 / N that leaving out clips shows; what bias is left is "
     "in the row real against real",
     "kvd": "KVD: a kernel's distance between the same features, 0 on average for equal sets however few, and noisier",
-    "frame_distance": "frame distance: of single frames as AlexNet sees them; like FID, but not FID's numbers",
-    "motion_ratio": "motion / truth: 1 moves as much as the truth; frozen: moves less than a tenth of it",
+    "frame_distance": "frames: distance of single frames as AlexNet sees them; like FID, but not FID's numbers",
+    "motion_ratio": "motion, of the truth's: 1 moves as much as the truth; frozen: moves less than a tenth of it",
     "psnr_best": "best: of the predictions of each context, the one nearest to the truth by this score",
-    "spread_ratio": "spread / error: how far predictions of one context are from each other, for how far they are from "
+    "spread_ratio": "spread, of the error: how far predictions of one context are from each other, for how far from "
     "the truth; 1 where the truth could be one of them, less where they are too alike",
 }
 
@@ -74,9 +75,9 @@ class Table:
 
 SCORES: Final = (
     Column("fvd", "FVD", 0, "lower"),
-    Column("fvd_corrected", "FVD corrected", 0, "lower"),
+    Column("fvd_corrected", "corrected", 0, "lower", "FVD"),
     Column("kvd", "KVD", 1, "lower"),
-    Column("frame_distance", "frame distance", 2, "lower"),
+    Column("frame_distance", "frames", 1, "lower", "distance"),
     Column("clips", "clips", 0),
     Column("psnr", "PSNR", 2, "higher", "dB"),
     Column("psnr_best", "PSNR, best", 2, "higher", "dB"),
@@ -85,18 +86,18 @@ SCORES: Final = (
     Column("lpips", "LPIPS", 3, "lower"),
     Column("lpips_best", "LPIPS, best", 3, "lower"),
     Column("motion", "motion", 1, None, "levels"),
-    Column("motion_ratio", "motion / truth", 2),
+    Column("motion_ratio", "motion", 2, None, "of the truth's"),
     Column("frozen", "frozen", 0, "lower", "%", 100.0),
     Column("spread", "spread", 1, None, "levels"),
-    Column("spread_ratio", "spread / error", 2),
-    Column("milliseconds_per_frame", "time a frame", 1, "lower", "ms"),
-    Column("parameters", "parameters", 2, None, "M", 1e-6),
+    Column("spread_ratio", "spread", 2, None, "of the error"),
+    Column("milliseconds_per_frame", "time", 1, "lower", "ms a frame"),
+    Column("parameters", "size", 2, None, "M", 1e-6),
 )
 
 
 def number(value: float | int | None, digits: int) -> str:
-    """A number with so many digits after the point and thin spaces between thousands; a dash for what is missing."""
-    return "–" if value is None or value != value else f"{value:,.{digits}f}".replace(",", "\u2009").replace("-", "−")
+    """A number with so many digits after the point and narrow spaces between thousands; a dash for what is missing."""
+    return "–" if value is None or value != value else f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", "−")
 
 
 def word(value: object) -> str:
@@ -161,7 +162,8 @@ def score_table(evaluations: Sequence[Evaluation]) -> Table:
     ]
     references = references_of(evaluations)
     every = [numbers for _, _, numbers in models] + [score.numbers for score in references]
-    columns = [column for column in (*SCORES, *_others(every)) if any(column.key in numbers for numbers in every)]
+    known = [column for column in (*SCORES, *_others(every)) if column.key not in UNSHOWN]
+    columns = [column for column in known if any(column.key in numbers for numbers in every)]
     bests = {column.key: _best(column, [numbers for _, _, numbers in models]) for column in columns}
     lines = [
         Line(
@@ -192,22 +194,33 @@ def references_of(evaluations: Sequence[Evaluation]) -> tuple[Score, ...]:
 
 def verdicts(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     """What these scores can and cannot say: clips too few to mean much, intervals that overlap."""
-    scores = [
-        (evaluation.row, score.numbers)
-        for evaluation in evaluations
-        for score in evaluation.scores
-        if not score.reference
-    ]
+    return tuple(filter(None, (few_clips(evaluations), overlap(evaluations))))
+
+
+def few_clips(evaluations: Sequence[Evaluation]) -> str:
+    """A sentence where the clips are too few for their FVD to mean much, otherwise nothing."""
     real = [int(evaluation.protocol["clips"]) for evaluation in evaluations if "clips" in evaluation.protocol]
-    fake = [int(numbers["clips"]) for _, numbers in scores if "clips" in numbers and "fvd" in numbers]
-    counts = real + fake if fake else []  # the shorter side says how much a score can mean
-    told = [_small_sample(min(counts), references_of(evaluations))] if counts and min(counts) < NULLS[-1][0] else []
-    ranked = sorted((numbers["fvd"], row, numbers) for row, numbers in scores if "fvd" in numbers)
-    if len(ranked) > 1 and all({"fvd_low", "fvd_high"} <= numbers.keys() for *_, numbers in ranked[:2]):
-        (_, first, best), (_, second, next_best) = ranked[:2]
-        if best["fvd_high"] >= next_best["fvd_low"]:
-            told.append(f"The FVD intervals of {first} and {second} overlap: this evaluation does not tell them apart.")
-    return tuple(told)
+    fake = [int(found["clips"]) for _, found in _scored(evaluations) if "clips" in found]
+    if not fake or min(real + fake) >= NULLS[-1][0]:  # the shorter side says how much a score can mean
+        return ""
+    return _small_sample(min(real + fake), references_of(evaluations))
+
+
+def overlap(evaluations: Sequence[Evaluation]) -> str:
+    """A sentence where the intervals of the two best models overlap, otherwise nothing."""
+    ranked = sorted((found["fvd"], row, found) for row, found in _scored(evaluations))[:2]
+    if len(ranked) < 2 or not all({"fvd_low", "fvd_high"} <= found.keys() for *_, found in ranked):
+        return ""
+    (_, first, best), (_, second, other) = ranked
+    if best["fvd_high"] < other["fvd_low"]:
+        return ""
+    return f"The FVD intervals of {first} and {second} overlap: this evaluation does not tell them apart."
+
+
+def _scored(evaluations: Sequence[Evaluation]) -> list[tuple[str, dict[str, float]]]:
+    """The models that have an FVD, and their numbers."""
+    lines = [(one.row, score) for one in evaluations for score in one.scores]
+    return [(row, score.numbers) for row, score in lines if not score.reference and "fvd" in score.numbers]
 
 
 def _small_sample(clips: int, references: Iterable[Score]) -> str:
@@ -284,7 +297,8 @@ def calibration_table(evaluations: Sequence[Evaluation]) -> Table | None:
 
 def history_table(histories: Mapping[str, pd.DataFrame]) -> Table:
     """How each training ended: the last number measured of each kind."""
-    names = list(dict.fromkeys(str(name) for history in histories.values() for name in history))
+    every = dict.fromkeys(str(name) for history in histories.values() for name in history)
+    names = [name for name in every if not name.startswith("validation_raw_") and name != "learning_rate"]
     last = {row: history.ffill().iloc[-1].to_dict() for row, history in histories.items()}
     lines = (
         Line((Cell(row), *(Cell(significant(numbers.get(name))) for name in names)), "model")

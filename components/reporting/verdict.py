@@ -19,8 +19,8 @@ def sentences(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
         return ()
     best = ranked[0][2]
     told = [_lead(best, [one for *_, one in ranked[1:]])]
-    told += [text for text in (_against_held(best), _floor(best)) if text]
-    told += tables.verdicts(evaluations)
+    few, alike = tables.few_clips(evaluations), tables.overlap(evaluations)
+    told += [text for text in (alike, _against_held(best), _floor(best), few) if text]
     told.append(_beside_the_paper(evaluations))
     return tuple(told)
 

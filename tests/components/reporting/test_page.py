@@ -131,5 +131,5 @@ def test_the_page_begins_with_the_verdict_and_says_what_each_stage_took(finished
     html = render(sources(finished), tmp_path / "out")
     lead = "with-canvas has an FVD of 688 (641 to 735), the lowest of 2 models; next is no-canvas with 860 (641 to 735)"
     assert html.index(lead) < html.index("<nav>")
-    assert "clearly better than holding the last frame still at 1\u2009489" in html
+    assert "clearly better than holding the last frame still at 1\u202f489" in html
     assert '<td class="n">1 min 30 s</td>' in html

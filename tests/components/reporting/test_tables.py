@@ -23,7 +23,7 @@ def renumbered(evaluation, **numbers):
 
 @pytest.mark.parametrize(
     ("value", "digits", "shown"),
-    [(1489.04, 0, "1\u2009489"), (21.4, 2, "21.40"), (-0.5, 1, "−0.5"), (None, 2, "–"), (float("nan"), 2, "–")],
+    [(1489.04, 0, "1\u202f489"), (21.4, 2, "21.40"), (-0.5, 1, "−0.5"), (None, 2, "–"), (float("nan"), 2, "–")],
 )
 def test_a_number_has_its_digits_and_a_missing_one_a_dash(value, digits, shown):
     assert tables.number(value, digits) == shown
