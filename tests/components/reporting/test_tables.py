@@ -62,7 +62,7 @@ def test_columns_that_nobody_measured_are_left_out_and_unknown_numbers_kept(eval
 
 def test_parameters_are_in_millions(evaluations):
     table = tables.score_table(evaluations)
-    assert texts(table.lines[0])[[cell.text for cell in table.heads].index("parameters")] == "3.21"
+    assert texts(table.lines[0])[[cell.text for cell in table.heads].index("size")] == "3.21"
 
 
 def test_few_clips_are_said_to_be_few_with_the_measured_null(evaluations):
