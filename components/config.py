@@ -79,10 +79,11 @@ def _sentence(problem: Any, data: Mapping[str, Any]) -> str:
 
 
 def _keys(location: Sequence[str | int], data: Any) -> list[str]:
-    """The place in the file: without the kind of a variant, which pydantic puts between the keys."""
+    """The place in the file: without the names of kinds and types, which pydantic puts between the keys."""
     keys = []
     for part in location:
-        if isinstance(data, Mapping) and part not in data and part == data.get("kind"):
+        kind = isinstance(data, Mapping) and part not in data and part == data.get("kind")
+        if kind or (isinstance(part, str) and isinstance(data, list | str | int | float)):
             continue
         keys.append(str(part))
         try:

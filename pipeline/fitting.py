@@ -53,7 +53,7 @@ def fit(job: FitJob, log: Callable[[Mapping[str, float], int], None]) -> Fitted:
     with stage.alone(STORAGE / f"{job.name}.lock", job.label):
         outcome = workers.train(
             functools.partial(_work, job, STORAGE.resolve()),
-            workers=job.recipe.workers,
+            team=job.recipe.team,
             steps=job.recipe.steps,
             storage=STORAGE,
             name=job.name,
@@ -77,6 +77,8 @@ def _work(job: FitJob, storage: Path, worker: Worker) -> Mapping[str, Any]:
         if state is not None:
             training.restore(state["training"])
             history = state["history"]
+            if first:
+                worker.warn(f"goes on from the checkpoint of step {training.step}, workers: {worker.world}")
         told = 0.0
         for progress in loop.fit(training, data, worker.stopping):
             if progress.metrics or time.monotonic() > told + TOLD_EVERY:
@@ -85,15 +87,16 @@ def _work(job: FitJob, storage: Path, worker: Worker) -> Mapping[str, Any]:
             if progress.metrics:
                 history.append({"step": progress.step, **progress.metrics})
             keeper.check(wait=False)
-            if progress.state is not None and first:
-                content = {"training": progress.state(), "history": history}
-                keeper.write(progress.step, content, progress.metrics)
+            if progress.state is not None:
+                content = {"training": progress.state(), "history": history}  # every worker gives its part of it
+                if first:
+                    keeper.write(progress.step, content, progress.metrics)
     if training.step < job.recipe.steps:
         return {"stopped": training.step}
-    weights = folder / checkpoint.WEIGHTS
+    path, weights = folder / checkpoint.WEIGHTS, training.weights()
     if first:
-        checkpoint.save_weights(weights, training.weights())
-    return {"weights": str(weights), "history": history}
+        checkpoint.save_weights(path, weights)
+    return {"weights": str(path), "history": history}
 
 
 def _resume(keeper: Keeper, job: FitJob, worker: Worker) -> dict[str, Any] | None:

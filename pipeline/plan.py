@@ -57,7 +57,7 @@ def text(name: str, recipe: RecipeConfig, clip: Tensor, planned: Plan, rates: li
         ("parameters", _list({name: f"{count / 1e6:.2f} M" for name, count in planned.parameters.items()})),
         ("", f"{sum(planned.parameters.values()) / 1e6:.2f} M in all"),
         ("tokens", f"{height * width} a frame, {tokens} predicted in a step, {tokens * recipe.steps:.3g} in all"),
-        ("a step", f"{planned.flops / 1e12:.3g} TFLOP over {recipe.workers} workers, the mean over random masks"),
+        ("a step", f"{planned.flops / 1e12:.3g} TFLOP over {planned.workers} workers, the mean over random masks"),
         ("", f"{_mib(2 * planned.read)} read (means and variances), {_mib(planned.exchanged)} sent by each worker"),
         ("memory", f"{_mib(memory)} on each worker with {planned.clips} clips at once, besides torch itself"),
         ("", _list({name: _mib(size) for name, size in planned.memory.items() if size})),

@@ -150,13 +150,14 @@ def _rows(entry: dict[str, Any], params: dict[str, Any]) -> list[str]:
 
 
 def workers_of(targets: tuple[str, ...], params: dict[str, Any]) -> dict[str, int]:
-    """The recipes that may train on the way to these stages, and how many workers each asks for."""
+    """The recipes that may train on the way to these stages, and how many workers each asks for at least."""
     rows = {target.partition("@")[2] for target in targets} if all("@" in target for target in targets) else set()
     tables = [*(params.get("experiments") or {}).items(), *(params.get("autoencoders") or {}).items()]
     chosen = [entry for name, entry in tables if not rows or name in rows]
     own = [(params.get("autoencoders") or {}).get(entry.get("autoencoder"), {}) for entry in chosen]
     names = [entry.get("recipe") for entry in (*chosen, *own)]
-    return {name: int(recipe["workers"]) for name, recipe in (params.get("recipes") or {}).items() if name in names}
+    asked = {name: recipe["workers"] for name, recipe in (params.get("recipes") or {}).items() if name in names}
+    return {name: int(workers[0] if isinstance(workers, list) else workers) for name, workers in asked.items()}
 
 
 def _submit(jobs: Any, submission: Submission, root: Path, arguments: argparse.Namespace) -> int:

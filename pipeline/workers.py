@@ -23,6 +23,9 @@ from ray.train.torch import TorchTrainer, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
+LOSSES = 8  # of workers or of whole nodes, after each of which the others begin again at the last checkpoint
+STARTS = 3  # in vain, where what was there a moment ago is gone; each is given a minute
+RESIZE_SECONDS = 30.0  # between looks for room for more workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,31 +115,38 @@ class Board:
 def train(
     work: Callable[[Worker], Mapping[str, Any]],
     *,
-    workers: int,
+    team: tuple[int, int],
     steps: int,
     storage: Path,
     name: str,
     label: str,
     log: Callable[[Mapping[str, float], int], None],
 ) -> Mapping[str, Any]:
-    """work(worker) on so many workers through Ray Train; what the first worker returns.
+    """work(worker) on `team` workers, the fewest and the most, through Ray Train; what the first worker returns.
 
+    As many begin as there is room for. When workers are lost, or more find room, all begin again in the new number.
     `storage` and `name` give the folder of Ray's own notes. When interrupted, the workers are asked for an early end
     and waited for. Raises InputError if the cluster is too small, and with a worker's sentence if it raised one.
     """
+    fewest, most = team
     cpus, gpus = processors(), int(ray.cluster_resources().get("GPU", 0))
-    use_gpu = gpus > 0
-    if workers > (gpus or cpus):
+    use_gpu, room = gpus > 0, gpus or cpus
+    if fewest > room:
         kind = f"{gpus} GPUs" if use_gpu else f"{cpus} CPUs and no GPU"
-        raise InputError(f"recipe.workers is {workers}, but the cluster has {kind}; lower it to what is there")
-    resources = {"CPU": float(share(workers, gpu=use_gpu)), **({"GPU": 1.0} if use_gpu else {})}
-    failures = ray.train.FailureConfig(max_failures=2, controller_failure_limit=0)  # type: ignore[call-arg]
+        raise InputError(f"recipe.workers is {fewest}, but the cluster has {kind}; lower it to what is there")
+    resources = {"CPU": float(share(min(most, room), gpu=use_gpu)), **({"GPU": 1.0} if use_gpu else {})}
+    failures = ray.train.FailureConfig(max_failures=LOSSES, controller_failure_limit=STARTS)  # type: ignore[call-arg]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # others may go away
     board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     trainer: Any = TorchTrainer(
         _worker_loop,  # type: ignore[arg-type]
         train_loop_config={"work": work, "board": board},
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=team[0] if team[0] == team[1] else team,
+            use_gpu=use_gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(storage.resolve()),
@@ -172,9 +182,18 @@ def _fitted(trainer: Any, board: Any) -> Mapping[str, Any]:
         return done.result()
     except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
         sentence = ray.get(board.failure.remote())
+        if sentence is None and isinstance(error, ray.train.ControllerError):
+            sentence = (
+                f"the workers could not be started ({_brief(error)}); wait until the cluster has room for them again, "
+                "or let recipe.workers be [fewest, most]; the same command goes on from the last checkpoint"
+            )
         if sentence is None:
             raise
         raise InputError(sentence) from error
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 @contextmanager
@@ -213,7 +232,9 @@ def _worker_loop(config: dict[str, Any]) -> Mapping[str, Any]:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
-    if device.type == "cpu":
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     board = config["board"]
     sentence = ray.get(board.failure.remote())

@@ -1,5 +1,6 @@
 """The loop: a generator of progress that knows neither Ray nor MLflow, and trains whatever returns losses."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from components.nn.losses import Losses
 from components.randomness import Stream
+from components.training import sharding
 from components.training.ema import averaged_state, build_ema
 from components.training.optimizer import RecipeConfig, build_optimizer, build_schedule
 from components.training.plan import DRAWS, draws, flops, shapes
 from components.training.recompute import recompute
 from components.training.resources import Clock, enough_memory, memory_peak
-from components.training.watch import Window, mean_over_workers
+from components.training.watch import Window, mean_over_workers, team
 
 
 @runtime_checkable
@@ -63,7 +65,10 @@ class Training:
         self.shapes = shapes(model)
         if config.activation_checkpointing:
             recompute(model)
-        wrapped = parallel(model)  # the model itself, or wrapped for several workers
+        if config.parallel == "fsdp" and team() > 1:
+            wrapped, *_ = map(sharding.shard, (model, self.averaged.module))
+        else:
+            wrapped = parallel(model)  # the model itself, or wrapped for several workers
         self.unexchanged: Callable[[], AbstractContextManager[None]] = nullcontext
         if isinstance(wrapped, DistributedDataParallel):
             self.unexchanged = wrapped.no_sync
@@ -75,12 +80,15 @@ class Training:
         self.device = next(model.parameters()).device
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on: tensors and plain values."""
+        """Everything that the next step depends on: tensors and plain values.
+
+        It is the same however the weights are spread over the workers, which must all ask for it.
+        """
         return {
             "step": self.step,
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": sharding.gathered(self.model.state_dict()),
+            "averaged": sharding.gathered(self.averaged.state_dict()),
+            "optimizer": sharding.gathered(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
             "window": self.window.state(),
         }
@@ -88,15 +96,15 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from this state."""
         self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.model.load_state_dict(sharding.spread(state["model"], self.model.state_dict()))
+        self.averaged.load_state_dict(sharding.spread(state["averaged"], self.averaged.state_dict()))
+        self.optimizer.load_state_dict(sharding.spread_optimizer(state["optimizer"], self.optimizer))
         self.schedule.load_state_dict(state["schedule"])
         self.window = Window.restored(state["window"], self.device)
 
     def weights(self) -> dict[str, Tensor]:
-        """The averaged weights, under the model's names."""
-        return averaged_state(self.averaged)
+        """The averaged weights, under the model's names; all workers must ask for them."""
+        return sharding.gathered(averaged_state(self.averaged))
 
     def losses(self, model: Any, samples: tuple[int, ...], batch: Tensor, *purpose: str | int) -> Losses:
         """The losses of a batch; its chance belongs to the seed, the purpose and the samples, not to the worker."""
@@ -113,16 +121,27 @@ class Training:
         return self.config.batch * flops(self.shapes, chances, batch[:1])
 
     def accumulate(self, samples: tuple[int, ...], batch: Tensor) -> Losses:
-        """Adds the gradient of the mean loss of this batch, a micro-batch at a time; workers exchange it once."""
-        parts = list(self._parts(samples, batch))
+        """Adds this worker's part of the gradient of the mean loss, a micro-batch at a time; workers exchange it once.
+
+        Losses and gradient are scaled so that their mean over the workers is that over the whole batch, also where
+        some have a clip more than others.
+        """
+        parts = [(len(ids), ids, part) for ids, part in self._parts(samples, batch)]
+        # weights that are spread are put together in each turn, so all take as many: their last one again, for nothing
+        parts += [(0, *parts[-1][1:])] * (self._turns() - len(parts))
         means = []
-        for index, (ids, part) in enumerate(parts):
-            share = len(ids) / len(samples)
+        for index, (count, ids, part) in enumerate(parts):
+            share = count * team() / self.config.batch
             with nullcontext() if index == len(parts) - 1 else self.unexchanged():
                 losses = self.losses(self.forward, ids, part, "step", self.step)
                 (losses.total * share).backward()
             means.append((share, losses))
         return Losses.mean(means)
+
+    def _turns(self) -> int:
+        """Micro-batches of the worker that has the most clips."""
+        most = math.ceil(self.config.batch / team())
+        return math.ceil(most / (self.config.micro_batch or most))
 
     def _parts(self, samples: tuple[int, ...], batch: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         size = self.config.micro_batch or max(1, len(samples))
@@ -134,7 +153,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.accumulate(samples, batch)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        norm = nn.utils.clip_grad_norm_(trained, self.config.clip)
+        norm = sharding.whole(nn.utils.clip_grad_norm_(trained, self.config.clip))
         self.optimizer.step()
         self.schedule.step()
         self.averaged.update_parameters(self.model)

@@ -12,7 +12,7 @@ from components.errors import InputError
 from components.nn.from_timm import param_groups_weight_decay
 
 # how a training is carried out, and not what comes of it
-MOVABLE: Final = ("workers", "micro_batch", "activation_checkpointing", "compile", "keep")
+MOVABLE: Final = ("workers", "parallel", "micro_batch", "activation_checkpointing", "compile", "keep")
 
 
 class StartConfig(Config):
@@ -49,7 +49,8 @@ class RecipeConfig(Config):
     precision: Literal["float32", "bfloat16"]
     activation_checkpointing: bool  # blocks are computed again in the backward pass instead of being kept
     compile: bool  # through torch.compile, which needs a C++ compiler
-    workers: int
+    workers: int | tuple[int, int]  # that share a batch; of [fewest, most] as many as the cluster has room for
+    parallel: Literal["ddp", "fsdp"]  # each of several workers holds the whole model, or its part of every weight
     log_every: int  # steps
     validate_every: int
     validation_clips: int
@@ -57,6 +58,11 @@ class RecipeConfig(Config):
     keep: int  # newest checkpoints that are kept, besides the best by validation loss
     start: StartConfig | None
     phases: tuple[PhaseConfig, ...]  # one after the other; none is a single phase of `steps` steps
+
+    @property
+    def team(self) -> tuple[int, int]:
+        """The fewest workers and the most."""
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
 
     def parts(self) -> list["Phase"]:
         """The recipe of each phase; the schedule of the learning rate and the averages begin anew in each."""
@@ -80,15 +86,19 @@ class RecipeConfig(Config):
         """Raises InputError for a recipe that cannot be followed."""
         for phase in self.parts() if self.phases else ():
             phase.recipe.check()
-        for name in ("steps", "batch", "workers", "log_every", "validate_every", "checkpoint_every", "keep"):
+        for name in ("steps", "batch", "log_every", "validate_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"recipe.{name} is {getattr(self, name)}; it must be at least 1")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InputError(f"recipe.micro_batch is {self.micro_batch}; it must be at least 1, or null")
-        if self.batch % self.workers:
+        fewest, most = self.team
+        if not 1 <= fewest <= most:
             raise InputError(
-                f"recipe.batch is {self.batch}, which {self.workers} workers cannot share equally; "
-                "use a multiple of workers"
+                f"recipe.workers is {self.workers}; it must be at least 1, or [fewest, most] in this order"
+            )
+        if self.batch < most:
+            raise InputError(
+                f"recipe.batch is {self.batch}, of which {most} workers cannot have a clip each; use fewer workers"
             )
         if not 0 <= self.ema < 1:
             raise InputError(f"recipe.ema is {self.ema}; it must lie between 0 and 1, 1 excluded")

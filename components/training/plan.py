@@ -25,13 +25,14 @@ class Plan:
     flops: float  # of a step, forward and backward, over all workers; what is computed twice counts once
     read: int  # bytes of clips that a step reads, over all workers
     exchanged: int  # bytes of gradients that each worker sends in a step
+    workers: int  # the fewest of the recipe: then each has most to do and to hold
     clips: int  # that a worker holds at once
     memory: dict[str, int]  # bytes on each worker at the worst moment
     checkpoint: int  # bytes
 
     def hours(self, recipe: RecipeConfig, rate: float) -> float:
         """Of all steps, where each worker computes at this rate in FLOP/s."""
-        return recipe.steps * self.flops / (recipe.workers * rate) / 3600
+        return recipe.steps * self.flops / (self.workers * rate) / 3600
 
 
 def plan(build: Callable[[], nn.Module], clip: Tensor, recipe: RecipeConfig) -> Plan:
@@ -40,23 +41,28 @@ def plan(build: Callable[[], nn.Module], clip: Tensor, recipe: RecipeConfig) -> 
         model: Any = build().train()
     weights = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    share = recipe.batch // recipe.workers
+    workers = recipe.team[0]
+    share = -(-recipe.batch // workers)
     clips = min(recipe.micro_batch or share, share)
     states = {
         "weights": NUMBER * weights,
         "averaged weights": NUMBER * weights,
         "optimiser": 2 * NUMBER * trained,
     }
+    working = working_memory(build, clip, clips, recipe)
+    spread = workers if recipe.parallel == "fsdp" else 1
     return Plan(
         parameters=parameters(model),
         flops=recipe.batch * flops(model, draws(model, clip, recipe.seed, range(DRAWS)), clip),
         read=recipe.batch * clip.numel() * clip.element_size(),
-        exchanged=2 * (recipe.workers - 1) * NUMBER * trained // recipe.workers,  # a ring
+        exchanged=2 * (workers - 1) * NUMBER * trained // workers,  # a ring
+        workers=workers,
         clips=clips,
         memory={
-            **states,
-            "gradients and activations": working_memory(build, clip, clips, recipe),
-            "gradients on their way": NUMBER * trained if recipe.workers > 1 else 0,
+            **{name: size // spread for name, size in states.items()},
+            "gradients and activations": working - NUMBER * trained * (spread - 1) // spread,
+            "gradients on their way": NUMBER * trained if workers > spread else 0,
+            "weights put together": NUMBER * together(model) if spread > 1 else 0,
         },
         checkpoint=sum(states.values()),
     )
@@ -111,8 +117,17 @@ def working_memory(build: Callable[[], nn.Module], clip: Tensor, clips: int, rec
     peak = sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
     gradients = NUMBER * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     working = max(gradients, peak - NUMBER * sum(weight.numel() for weight in model.parameters()))
-    accumulated = clips * recipe.workers < recipe.batch  # then gradients are there from the micro-batch before
+    accumulated = clips * recipe.team[0] < recipe.batch  # then gradients are there from the micro-batch before
     return working + gradients if accumulated else working
+
+
+def together(model: nn.Module) -> int:
+    """Weights and gradients that are whole at once where they are spread: of two blocks, and of what is none."""
+    blocks = [block for part in model.modules() if isinstance(part, nn.ModuleList) for block in part]
+    sizes = sorted((sum(weight.numel() for weight in block.parameters()) for block in blocks), reverse=True)
+    inside = {weight for block in blocks for weight in block.parameters()}
+    outside = sum(weight.numel() for weight in model.parameters() if weight not in inside)
+    return 2 * (outside + sum(sizes[:2]))
 
 
 def _each(chance: Any, change: Callable[[Tensor], Tensor]) -> Any:

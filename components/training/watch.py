@@ -80,21 +80,22 @@ class Window:
 
 def mean_over_workers(x: Tensor) -> Tensor:
     """The mean of this tensor over all workers; itself where there is one."""
-    if not _several():
+    if team() == 1:
         return x
     total = x.clone()
     distributed.all_reduce(total)
-    return total / distributed.get_world_size()
+    return total / team()
 
 
 def of_all_workers(samples: tuple[int, ...]) -> tuple[int, ...]:
     """The samples of all workers, in their order."""
-    if not _several():
+    if team() == 1:
         return samples
-    parts: list[Any] = [None] * distributed.get_world_size()
+    parts: list[Any] = [None] * team()
     distributed.all_gather_object(parts, samples)
     return tuple(sample for part in parts for sample in part)
 
 
-def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+def team() -> int:
+    """How many workers train together now."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

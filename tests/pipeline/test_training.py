@@ -105,10 +105,10 @@ def test_interrupted_then_killed_then_damaged_it_ends_with_the_same_weights(trai
     assert checkpoints(trainable) == []
 
 
-def test_two_workers_of_which_one_is_killed_follow_the_same_losses_as_one(trainable, edit):
+def test_two_workers_that_share_the_model_and_of_which_one_is_killed_follow_the_same_losses_as_one(trainable, edit):
     run(trainable, *TRAIN, "one")
-    edit(trainable, "recipes.model.workers", 2)
-    edit(trainable, "recipes.model.micro_batch", 1)
+    for key, value in {"workers": [1, 2], "parallel": "fsdp", "micro_batch": 1}.items():
+        edit(trainable, f"recipes.model.{key}", value)
     process = begin(trainable, "two")
     wait_for(lambda: bool(checkpoints(trainable)), "a first checkpoint")
     os.kill(workers_of(process)[-1].pid, signal.SIGKILL)

@@ -29,7 +29,8 @@ def recipe(**changes: Any) -> RecipeConfig:
     whole = {
         "seed": 0, "steps": 12, "batch": 4, "micro_batch": None, "learning_rate": 0.05, "schedule": "cosine",
         "warmup": 3, "weight_decay": 0.1, "clip": 0.5, "ema": 0.8, "precision": "float32",
-        "activation_checkpointing": False, "compile": False, "workers": 1, "log_every": 3,
+        "activation_checkpointing": False, "compile": False, "workers": 1, "parallel": "ddp",
+        "log_every": 3,
         "validate_every": 6, "validation_clips": 4, "checkpoint_every": 4, "keep": 2, "start": None, "phases": [],
     }  # fmt: skip
     return parse(RecipeConfig, whole | changes, where="here")

@@ -16,7 +16,8 @@ def recipe(**changes: Any) -> RecipeConfig:
     whole = {
         "seed": 0, "steps": 100, "batch": 4, "micro_batch": None, "learning_rate": 0.5, "schedule": "cosine",
         "warmup": 10, "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32",
-        "activation_checkpointing": False, "compile": False, "workers": 1, "log_every": 10,
+        "activation_checkpointing": False, "compile": False, "workers": 1, "parallel": "ddp",
+        "log_every": 10,
         "validate_every": 50, "validation_clips": 4, "checkpoint_every": 50, "keep": 2, "start": None, "phases": [],
     }  # fmt: skip
     return parse(RecipeConfig, whole | changes, where="here")
@@ -113,7 +114,8 @@ def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
         ({"log_every": 0}, "recipe.log_every is 0"),
         ({"validate_every": -1}, "recipe.validate_every is -1"),
         ({"checkpoint_every": 0}, "recipe.checkpoint_every is 0"),
-        ({"batch": 6, "workers": 4}, "recipe.batch is 6, which 4 workers cannot share equally"),
+        ({"batch": 3, "workers": 4}, "recipe.batch is 3, of which 4 workers cannot have a clip each"),
+        ({"workers": [2, 1]}, r"recipe.workers is \(2, 1\); it must be at least 1, or \[fewest, most\]"),
         ({"micro_batch": 0}, "recipe.micro_batch is 0; it must be at least 1, or null"),
         ({"ema": 1.0}, "recipe.ema is 1.0"),
         ({"ema": -0.1}, "recipe.ema is -0.1"),
@@ -143,8 +145,8 @@ def test_a_phase_says_what_it_changes_and_the_recipe_the_rest() -> None:
 
 
 def test_a_phase_that_cannot_be_followed_is_refused_with_its_recipe() -> None:
-    with pytest.raises(InputError, match=r"recipe\.batch is 6, which 4 workers"):
-        recipe(workers=4, phases=[PHASE, PHASE | {"batch": 6}]).check()
+    with pytest.raises(InputError, match=r"recipe\.batch is 3, of which 4 workers"):
+        recipe(workers=4, phases=[PHASE, PHASE | {"batch": 3}]).check()
 
 
 def test_a_training_may_be_moved_to_other_workers_and_nothing_else_may_change() -> None:
@@ -152,3 +154,10 @@ def test_a_training_may_be_moved_to_other_workers_and_nothing_else_may_change() 
     assert moved.lasting() == recipe().lasting()
     for change in ({"seed": 1}, {"batch": 8}, {"precision": "bfloat16"}, {"log_every": 5}, {"steps": 50}):
         assert recipe(**change).lasting() != recipe().lasting()
+
+
+def test_a_number_of_workers_or_a_range_and_nothing_else() -> None:
+    assert recipe(workers=3, batch=8).team == (3, 3)
+    assert recipe(workers=[2, 4], batch=8).team == (2, 4)
+    with pytest.raises(InputError, match="workers is 'many': Input should be a valid integer; workers is 'many': "):
+        recipe(workers="many")
