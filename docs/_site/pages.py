@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def on_config(config: Any) -> Any:
     nav[place:place] = [{"Topics": others}] if others else []
     modules = [{f"{package}.{folder}": name} for package, folder, name in packages()]
     nav.append({"Reference": [{"Parameters": "reference/params.md"}, *modules]})
+    nav[place:place] = [{"Results": "results.md"}]
     nav.append({"What was tried": "tried.md"})
     return config
 
@@ -42,6 +44,7 @@ def on_config(config: Any) -> Any:
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that are made of the code."""
     made = {"reference/params.md": parameters(), "tried.md": (ROOT / "LAB.md").read_text(encoding="utf-8")}
+    made["results.md"] = results()
     for package, folder, name in packages():
         lines = [f"# {package}.{folder}\n" if folder else f"# {package}\n"]
         pattern = f"{package}/{folder}/*.py" if folder else f"{package}/*.py"
@@ -52,6 +55,26 @@ def on_files(files: Any, config: Any) -> Any:
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     return files
+
+
+def results() -> str:
+    """The committed numbers of `evaluate`, a column for each row of the table of experiments."""
+    rows = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "metrics/evaluate").glob("*"))
+    }
+    names = sorted({name for numbers in rows.values() for name in numbers})
+    lines = [
+        "# Results\n",
+        "The numbers of the last committed run of `params.yaml` as it is committed, as `dvc metrics show` prints them.",
+        "How each is to be read stands in the [concepts](concepts.md), and beside it in the report, with its interval.\n",
+        f"| | {' | '.join(rows)} |",
+        "|---|" + "---|" * len(rows),
+    ]
+    for name in names:
+        cells = [f"{row[name]:.4g}" if name in row else "–" for row in rows.values()]
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def packages() -> Iterator[tuple[str, str, str]]:

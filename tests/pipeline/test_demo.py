@@ -1,0 +1,91 @@
+"""The page to play with: what happens behind its buttons, and what a person sees in a browser."""
+
+import shutil
+
+import pytest
+import torch
+
+from pipeline import demo
+from pipeline.video_predictor import VideoPredictor
+from tests.pipeline.untrained import build
+
+SETTINGS = (1.2, 1.5, 3, 6.5, 0.3, 0.2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture(scope="module")
+def theatre(folder):
+    return demo.Theatre(folder, {row: VideoPredictor.open(folder, row, "cpu") for row in demo.rows(folder)})
+
+
+def test_an_upload_is_read_and_removed_whatever_it_is(theatre, folder, tmp_path, monkeypatch):
+    good, bad, large, long = (tmp_path / f"{name}.mp4" for name in ("good", "bad", "large", "long"))
+    for path in (good, long):
+        shutil.copy(folder / "videos" / "one.mp4", path)
+    bad.write_text("no video")
+    large.write_bytes(b"\0" * 3000)
+    chosen, _, told = theatre.receive(str(good))
+    assert (chosen.frames.shape, "20 frames" in told) == ((20, 3, 32, 32), True)
+    assert "bad.mp4 is not a video" in theatre.receive(str(bad))[2]
+    monkeypatch.setattr(demo, "MOST_BYTES", 2000)
+    assert "large.mp4 is larger" in theatre.receive(str(large))[2]
+    monkeypatch.undo()
+    monkeypatch.setattr(demo, "MOST_FRAMES", 19)
+    assert "long.mp4 has more than 19 frames" in theatre.receive(str(long))[2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_are_filled_in_side_by_side_and_wrong_settings_are_told(theatre):
+    assert theatre.beside() == ("kuka-canvasmar", "kuka-no-canvas")
+    chosen = demo.Chosen("x", torch.zeros(20, 3, 32, 32, dtype=torch.uint8))
+    shown = list(theatre.play(chosen, *theatre.beside(), 4, 0, *SETTINGS))
+    assert len(shown) == 2 * 4  # two latent frames, before their first set and after each of three
+    assert all(picture.startswith("<img") for _, *both in shown for picture in both)
+    assert "first canvas after" in shown[0][0]
+    assert "first frame" not in shown[0][0]
+    assert shown[-1][0].count("ms a frame") == 2
+    assert [both[1] for _, *both in theatre.play(chosen, "kuka-canvasmar", demo.NONE, 2, 0, *SETTINGS)] == [""] * 4
+    ((told, *_),) = theatre.play(chosen, "kuka-canvasmar", demo.NONE, 2, 0, 1.2, 1.5, 99, 6.5, 0.3, 0.2)
+    assert "sets is 99" in told
+    ((told, *_),) = theatre.play(None, "kuka-canvasmar", demo.NONE, 2, 0, *SETTINGS)
+    assert "upload a video first" in told
+
+
+@pytest.mark.slow
+def test_a_person_uploads_a_video_in_a_browser_and_sees_frames(folder, tmp_path):
+    gradio, browsers = pytest.importorskip("gradio"), pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on the path")
+    page_of = {root: demo.build(root, "cpu") for root in (folder, tmp_path)}
+    demo.launch(page_of[folder], 7961, wait=False)
+    demo.launch(page_of[tmp_path], 7962, wait=False)
+    try:
+        assert page_of[folder].local_url == "http://127.0.0.1:7961/"
+        with browsers.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1300, "height": 1100})
+            page.set_default_timeout(90_000)
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto("http://127.0.0.1:7961")
+            page.locator("input[type=file]").set_input_files(str(folder / "videos" / "one.mp4"))
+            page.locator("#told", has_text="20 frames").wait_for()
+            page.locator("#predict").click()
+            page.locator("#told", has_text="kuka-no-canvas first frame after").wait_for()
+            page.locator("#first img").wait_for()
+            assert page.evaluate("document.querySelector('#first img').naturalWidth") > 500
+            assert page.locator("#second img").count() == 1
+            assert [url for url in asked if not url.startswith(("http://127.0.0.1:7961", "data:", "blob:"))] == []
+            page.goto("http://127.0.0.1:7962")
+            page.get_by_text("Nothing is trained here yet").wait_for()
+            browser.close()
+        uploads = gradio.utils.get_upload_folder()
+        assert list(demo.Path(uploads).rglob("one.mp4")) == []
+    finally:
+        for page in page_of.values():
+            page.close()
