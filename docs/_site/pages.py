@@ -67,7 +67,7 @@ def results() -> str:
     lines = [
         "# Results\n",
         "The numbers of the last committed run of `params.yaml` as it is committed, as `dvc metrics show` prints them.",
-        "How each is to be read stands in the [concepts](concepts.md), and beside it in the report, with its interval.\n",
+        "How to read them stands in the [concepts](concepts.md), and beside each in the report, with its interval.\n",
         f"| | {' | '.join(rows)} |",
         "|---|" + "---|" * len(rows),
     ]

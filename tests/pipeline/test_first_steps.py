@@ -42,18 +42,7 @@ def test_the_site_builds_without_a_broken_link_and_holds_every_parameter(tmp_pat
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_packages_and_their_template_and_no_tests(tmp_path):
-    command = (
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        ".",
-        "--no-deps",
-        "--no-build-isolation",
-        "-q",
-        "-w",
-        str(tmp_path),
-    )
+    options = ("--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(tmp_path))
     done = run(sys.executable, "-m", "pip", "wheel", ".", *options)
     if "No module named 'setuptools'" in done.stderr + done.stdout:
         pytest.skip("setuptools is not installed beside pip, and building alone would fetch it")

@@ -24,10 +24,9 @@ MP4 = {"content-type": "video/mp4"}
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    import ray
+    from pipeline import serve  # before Ray, which reads its settings when it is imported
 
-    from pipeline import serve
-
+    ray = serve.ray
     folder = build(tmp_path_factory.mktemp("served"))
     ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, num_cpus=2, log_to_driver=False)
     try:
