@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from components import checkpoint, config
+from components import checkpoint, config, tracking
 from components.autoencoders.interface import Autoencoder, shortest, to_uint8
 from components.data import video as videos
 from components.data.latents import restore
@@ -116,6 +116,25 @@ class VideoPredictor(Predictor):
         best = data / "searches" / row / "best.json"
         sampler = config.parse(SamplerConfig, results.read_json(best)["sampler"], where=str(best))
         return cls.of(model, autoencoder(data, model), sampler, device)
+
+    @classmethod
+    def registered(
+        cls, address: str, root: Path | str = ".", device: str | torch.device | None = None
+    ) -> "VideoPredictor":
+        """A model of MLflow, such as models:/canvasmar-kuka-canvasmar@current, from the store of the project `root`.
+
+        Raises InputError if it cannot be fetched or holds no model, autoencoder and sampler.
+        """
+        folder = fetched(address, Path(root))
+        flavors = config.read_yaml(folder / "MLmodel").get("flavors", {})
+        kept = flavors.get("python_function", {}).get("artifacts") or {}
+        if missing := {"model", "autoencoder", "sampler"} - kept.keys():
+            raise InputError(
+                f"{address} holds no {' and no '.join(sorted(missing))}; name a model that `evaluate` registered"
+            )
+        model, vae, best = (folder / kept[name]["path"] for name in ("model", "autoencoder", "sampler"))
+        chosen = config.parse(SamplerConfig, results.read_json(best)["sampler"], where=str(best))
+        return cls.of(model, vae, chosen, device)
 
     @classmethod
     def of(
@@ -288,6 +307,18 @@ def read_limited(path: Path, size: tuple[int, int], most: int) -> UInt8[Tensor, 
         if sum(map(len, found)) > most:
             raise InputError(f"{path} has more than {most} frames; cut it")
     return torch.cat(found)
+
+
+def fetched(address: str, root: Path) -> Path:
+    """A copy of a model in MLflow, such as models:/name@alias. Raises InputError if it cannot be had."""
+    import mlflow
+
+    where = tracking.uri(root)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, tracking_uri=where))
+    except Exception as error:  # MLflow's own, the network's, the file system's
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{address} cannot be fetched ({reason}); correct it, or MLFLOW_TRACKING_URI") from None
 
 
 def rows(folder: Path | str) -> list[str]:

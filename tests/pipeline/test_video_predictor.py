@@ -151,6 +151,28 @@ def test_a_row_that_is_not_trained_is_named_beside_those_that_are(folder):
         VideoPredictor.open(folder, "other")
 
 
+def test_a_model_of_mlflow_predicts_what_the_row_predicts(folder, predictor, tmp_path, monkeypatch):
+    import mlflow
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    parts = {"model": "models/kuka-canvasmar", "autoencoder": "autoencoders/kuka-vae"}
+    paths = {name: str(folder / "data" / part) for name, part in parts.items()}
+    paths["sampler"] = str(folder / "data" / "searches" / "kuka-canvasmar" / "best.json")
+    code = tmp_path / "served.py"
+    code.write_text("import mlflow\nmlflow.models.set_model(mlflow.pyfunc.PythonModel())\n")
+    mlflow.pyfunc.save_model(str(tmp_path / "m"), python_model=str(code), artifacts=paths, pip_requirements=[])
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client.create_registered_model("mine")
+    version = client.create_model_version("mine", str(tmp_path / "m"))
+    client.set_registered_model_alias("mine", "current", version.version)
+    registered = VideoPredictor.registered("models:/mine@current", tmp_path, "cpu")
+    steps = registered.stream(CLIP, frames=2), predictor.stream(CLIP, frames=2)
+    assert torch.equal(*map(frames_of, steps))
+    with pytest.raises(InputError, match="models:/none@current cannot be fetched"):
+        VideoPredictor.registered("models:/none@current", tmp_path)
+
+
 def test_a_program_that_predicts_imports_neither_ray_nor_mlflow(folder):
     program = (
         "import sys, numpy\n"
