@@ -50,7 +50,7 @@ class Job:
         """All of it for a person."""
         born = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.began)) if self.began else "not yet begun"
         took = f"{(self.ended or time.time()) - self.began:.0f} s" if self.began else ""
-        return f"{self.id:<40} {self.status:<10} {born:<17} {took:>8}  {self.notes.get('command', '')}".rstrip()
+        return f"{self.id:<48} {self.status:<10} {born:<17} {took:>8}  {self.notes.get('command', '')}".rstrip()
 
 
 def place(address: str | None) -> str:

@@ -215,7 +215,9 @@ def _look(jobs: Any, submission: Submission, root: Path, name: str, runtime: dic
     log = jobs.log(probe)
     answer = preflight.answer_in(log)
     if answer is None:
-        last = next(iter(reversed([*found.message.splitlines(), *log.strip().splitlines()])), "it said nothing")
+        said = [line.strip() for text in (found.message, log) for line in text.splitlines() if line.strip()]
+        complain("".join(f"  {line}\n" for line in log.splitlines()[-10:]).rstrip())
+        last = said[-1] if said else "it said nothing"
         place = f"{submission.root} is not there, or " if submission.root else ""
         raise InputError(
             f"the project does not run on the cluster ({last.strip()}): {place}{submission.python} is wrong"
