@@ -1,5 +1,6 @@
 """Stage `cache_latents`: clips and a VAE to moments."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from components.data.clips import ClipsManifest
 from components.data.shards import read_manifest
 from components.tracking import Run
 from pipeline import encoding, stage
-from pipeline.progress import meter, say
+from pipeline.hands import spread
+from pipeline.progress import say
 
 STATE = Path(".state") / "latents"  # shards of a run that was stopped lie outside of every stage's outputs
 
@@ -32,11 +34,13 @@ def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run)
     left = [piece for piece, report in found.items() if report is None]
     if reports:
         say(f"  {len(reports)} of {len(work)} shards are there from a run that was stopped")
-    encode = encoding.encoder(clips, autoencoder, state, stamp)
-    with meter("encode", sum(len(piece.rows) for piece in left), "clips") as shown:
-        for piece in left:
-            reports.append(encode(piece))
-            shown.advance(len(piece.rows))
+    make = functools.partial(encoding.encoder, clips.resolve(), autoencoder.resolve(), state, stamp)
+    total = sum(len(piece.rows) for piece in left)
+    if left:
+        with spread(Path.cwd()) as hands:
+            reports += hands.map(
+                make, left, count=lambda piece: len(piece.rows), total=total, label="encode", unit="clips"
+            )
     for report in reports:
         shards.move(state / report.shard.file, out)
     metrics = latents.finish(out, reports, key)
