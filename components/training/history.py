@@ -7,7 +7,13 @@ from typing import Final
 import pandas as pd
 
 # what differs from run to run, as machines do
-MEASURED: Final = ("steps_per_second", "data_wait", "memory_peak_mib", "teraflops_per_second")
+MEASURED: Final = (
+    "steps_per_second",
+    "data_wait",
+    "memory_peak_mib",
+    "teraflops_per_second",
+    "share_of_matmul_peak",
+)
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, float | int]]) -> None:

@@ -17,7 +17,7 @@ from components.training.ema import averaged_state, build_ema
 from components.training.optimizer import RecipeConfig, build_optimizer, build_schedule
 from components.training.plan import DRAWS, draws, flops, shapes
 from components.training.recompute import recompute
-from components.training.resources import Clock, enough_memory, memory_peak
+from components.training.resources import Clock, enough_memory, matmul_rate, memory_peak
 from components.training.watch import Window, mean_over_workers, team
 
 
@@ -115,6 +115,12 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
             return model(batch, draws)
 
+    def pace(self, work: float, steps_per_second: float) -> dict[str, float]:
+        """What so many operations a step make a second, and of what the workers' matrix products could at best."""
+        done = work * steps_per_second
+        best = team() * matmul_rate(self.device, getattr(torch, self.config.precision))
+        return {"teraflops_per_second": done / 1e12, "share_of_matmul_peak": done / best}
+
     def flops(self, batch: Tensor) -> float:
         """Floating-point operations of a step over all workers, without what is computed twice."""
         chances = draws(self.model, batch[:1], self.config.seed, range(self.step, self.step + DRAWS))
@@ -193,6 +199,7 @@ def fit(training: Training, data: Data, stopping: Callable[[], bool] = lambda: F
         if not work:
             with clock.paused():
                 work = training.flops(batch)
+                training.pace(work, 0.0)  # measures the best now, where it is not timed
         with enough_memory(config, len(samples), training.step + 1):
             losses, norm = training.update(samples, batch)
         window, step = training.window, training.step
@@ -210,7 +217,7 @@ def fit(training: Training, data: Data, stopping: Callable[[], bool] = lambda: F
                 **window.close(),
                 "learning_rate": float(training.schedule.get_last_lr()[0]),
                 **rates,
-                "teraflops_per_second": work * rates["steps_per_second"] / 1e12,
+                **training.pace(work, rates["steps_per_second"]),
                 "memory_peak_mib": memory_peak(training.device),
             }
         if last or step % config.validate_every == 0:

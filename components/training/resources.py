@@ -1,5 +1,7 @@
 """Time and memory of a training: how fast it goes, what it waits for, what it holds, and what to lower."""
 
+import functools
+import math
 import resource
 import time
 from collections.abc import Iterator
@@ -38,6 +40,19 @@ class Clock:
         rates = {"steps_per_second": self._steps / elapsed, "data_wait": self._waited / elapsed}
         self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
         return rates
+
+
+@functools.cache  # half a second at most, once in a process
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second that matrix products reach here at best, in these numbers."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best, end = math.inf, time.perf_counter() + 0.5
+    while time.perf_counter() < end or best == math.inf:
+        began = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for a GPU
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
 
 
 def memory_peak(device: torch.device) -> float:

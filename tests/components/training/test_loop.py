@@ -255,7 +255,7 @@ def test_an_error_that_is_not_about_memory_stays_what_it_is() -> None:
 def test_every_line_of_the_log_tells_the_rate_the_wait_the_memory_and_both_validation_losses() -> None:
     _, progress = trained(recipe(steps=6, log_every=6, validate_every=6))
     names = {"learning_rate", "gradient_norm", "steps_per_second", "data_wait"}
-    names |= {"memory_peak_mib", "teraflops_per_second"}
+    names |= {"memory_peak_mib", "teraflops_per_second", "share_of_matmul_peak"}
     kinds = {f"validation_{raw}{term}" for raw in ("", "raw_") for term in ("loss", "fit", "far")}
     assert names | kinds | {"loss", "fit", "far"} == set(progress[-1].metrics)
     assert 0 <= progress[-1].metrics["data_wait"] < 1
@@ -263,6 +263,8 @@ def test_every_line_of_the_log_tells_the_rate_the_wait_the_memory_and_both_valid
     # one layer of three numbers: two operations forward, and in the backward pass two for the weights alone
     operations = 4 * 3 * 4 * progress[-1].metrics["steps_per_second"]
     assert progress[-1].metrics["teraflops_per_second"] == pytest.approx(operations / 1e12)
+    # a layer of three numbers is nowhere near what the machine could do
+    assert 0 < progress[-1].metrics["share_of_matmul_peak"] < 0.01
 
 
 def test_raw_validation_losses_are_of_the_models_own_weights() -> None:
