@@ -41,6 +41,7 @@ def _look(root: Path, remote: str | None) -> dict[str, Any]:
         resources, _ = jobs.on_every_node(dict)
     except InputError as error:
         return {"error": str(error)}
+    _dvc("config", "--local", "core.no_scm", "true")  # what was sent is no git repository
     problem = preflight.remote_unreachable(root, remote)
     sentence = f"the DVC remote {remote} cannot be reached from the cluster ({problem}); correct it, or its credentials"
     here = {"node": os.uname().nodename, **preflight.look(str(root), store)}

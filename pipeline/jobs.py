@@ -67,7 +67,7 @@ class Jobs:
         self.address = place(address)
         for name in ADDRESSES:
             os.environ.pop(name, None)
-        for noisy in ("ray", "ray.dashboard.modules.job.sdk"):
+        for noisy in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         self._client = self._asked(lambda: JobSubmissionClient(self.address))
         there = self._client._server_ray_version
