@@ -80,7 +80,7 @@ def _sentence(problem: Any, data: Mapping[str, Any]) -> str:
 
 def _keys(location: Sequence[str | int], data: Any) -> list[str]:
     """The place in the file: without the names of kinds and types, which pydantic puts between the keys."""
-    keys = []
+    keys: list[str] = []
     for part in location:
         kind = isinstance(data, Mapping) and part not in data and part == data.get("kind")
         if kind or (isinstance(part, str) and isinstance(data, list | str | int | float)):

@@ -5,6 +5,7 @@ tracking store stops the work: what cannot be logged is kept or warned about, an
 """
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -250,12 +251,13 @@ class Run:
 
 def provenance(root: Path) -> dict[str, str]:
     """Where a run comes from: commit, stage, versions and machine, as tags; what is unknown is left out."""
-    git = ("git", "-C", str(root))
+    git, lock = ("git", "-C", str(root)), root / "dvc.lock"
     changes = _output(*git, "status", "--porcelain")
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata", {}).get("job_submission_id")
     found = {
         "commit": _output(*git, "rev-parse", "HEAD"),
         "dirty": None if changes is None else str(bool(changes)).lower(),
+        "dvc_lock": hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else None,
         "dvc_stage": os.environ.get("DVC_STAGE"),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
         "ray_job": job or os.environ.get("RAY_JOB_ID"),

@@ -17,6 +17,7 @@ VARIABLES = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing then; we show our own progress
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",  # a search that is killed loses the trials of so many seconds
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",

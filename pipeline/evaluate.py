@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
 from torch import Tensor
 
-from components import checkpoint
+from components import checkpoint, registry
 from components.config import Config, parse, plain
 from components.data import video
 from components.data.clips import Clips
@@ -97,6 +97,7 @@ def main(
     }
     (out / "scores.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     show(out, log)
+    publish(model, autoencoder, search, test, log)
     shutil.rmtree(kept)
     return numbers(content)
 
@@ -218,6 +219,21 @@ def show(out: Path, log: Run) -> None:
         log.image(rearrange(rows, "q f c h w -> (q h) (f w) c").numpy(), "truth above sample", index)
     for name in ("scores.json", "pictures", "videos"):
         log.artifact(out / name, name if (out / name).is_dir() else "")
+
+
+def publish(model: Path, autoencoder: Path, search: Path, clips: Clips, log: Run) -> None:
+    """What was scored becomes a version of a registered model."""
+    here = Path(__file__).resolve().parent
+    registry.register(
+        log,
+        f"canvasmar-{model.name}",
+        here / "served.py",
+        code=[here, here.parent / "components"],
+        parts={"model": model, "autoencoder": autoencoder, "sampler": search / "best.json"},
+        shape=(3, *clips.size),
+        choices={"frames": 16, "seed": 0},
+        tags={"row": model.name, "model": checkpoint.identity(model), "autoencoder": checkpoint.identity(autoencoder)},
+    )
 
 
 if __name__ == "__main__":

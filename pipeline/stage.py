@@ -2,6 +2,7 @@
 
 import argparse
 import fcntl
+import hashlib
 import inspect
 import json
 import os
@@ -18,6 +19,7 @@ from components import tracking
 from components.config import Config, fingerprint, flatten, parse, plain, read_yaml
 from components.errors import InputError
 from pipeline import cost, environment
+from pipeline.origins import Origins
 from pipeline.progress import complain, say
 
 Main = Callable[..., dict[str, float]]
@@ -91,18 +93,22 @@ def _run(main: Main, rows: str | None, root: Path) -> None:
     for path, folder in folders.items():
         if not folder.exists():
             raise InputError(f"{name}: --{path} {folder} does not exist; run `dvc repro` to make what comes before")
-    tags = {"stage": stage, "row": row or "", "params": fingerprint(params), **tracking.provenance(root)}
     began, measure = time.perf_counter(), cost.Measure(cost.LEDGER.node, gpus=0)
+    origins = Origins.of(root, folders, params)
+    tags = {"stage": stage, "row": row or "", "params": fingerprint(params)}
+    tags |= tracking.provenance(root) | origins.tags()
     with (
         alone(root / ".state" / "locks" / f"{name}.lock", name),
         tracking.run(name, root=root, tags=tags, parameters=flatten(plain(params))) as log,
     ):
         say(f"{name}: begins")
+        origins.log(log)
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         metrics = main(params, **folders, out=partial, **({"log": log} if _logs(main) else {}))
         _replace(partial, out)
+        origins.record(out, name, params, tags, log)
         _write_metrics(root / "metrics" / stage / f"{row or stage}.json", metrics)
         seconds = time.perf_counter() - began
         bill = cost.LEDGER.bill(measure.use(), cost.gpus_here(), seconds)
@@ -128,6 +134,12 @@ def alone(lock: Path, name: str) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def code() -> str:
+    """A hash of all that stages are composed of: what was begun by other code is not gone on with."""
+    files = sorted((Path(__file__).parents[1] / "components").rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def resolve(schema: type[Config], tables: Mapping[str, Any], rows: str | None, row: str | None) -> Any:

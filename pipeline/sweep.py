@@ -1,127 +1,193 @@
-"""Stage `sweep`: settings of a sampler tried on validation clips, through Ray Tune."""
+"""Stage `sweep`: settings tried on validation data through Ray Tune, the best of them, and what it costs in time."""
 
 import json
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
-import torch
-from torch import Tensor
+from pydantic import Field
 
 from components import checkpoint
-from components.config import Config, fingerprint, parse, plain
+from components.config import Config, fingerprint, plain
 from components.data.clips import Clips
+from components.data.latents import Latents
 from components.data.selection import evaluation_clips
 from components.errors import InputError
-from components.metrics.fvd import ProtocolConfig, fvd, scored
+from components.metrics.fvd import ProtocolConfig
+from components.models.kinds import ModelConfig
+from components.proposals import Proposals, Stopper
+from components.reporting import frontier
 from components.sampling.frame import SamplerConfig
-from components.sampling.search import SearchConfig, settings, varied
-from components.tracking import Run, RunHandle
-from pipeline import cluster, stage, trials
-from pipeline.features import Features
-from pipeline.predictor import Predictor
+from components.sampling.search import TOLD, SamplingSearch, changed, proposals
+from components.tracking import Run
+from components.training.optimizer import RecipeConfig
+from components.training.search import TrainingSearch
+from components.training.search import proposals as training_proposals
+from pipeline import cluster, sampler_trials, stage, training_trials, trials
+from pipeline.progress import complain
+from pipeline.sampler_trials import Folders, Scoring
 
-BATCH = 16  # clips
+STATE = Path(".state")
+Search = SamplingSearch | TrainingSearch
 
 
 class Params(Config):
-    """The sampler to begin with, what may vary, and the protocol that a trial is scored by."""
+    """What there is to begin with, what may vary of it, and the protocol that samples are scored by."""
 
+    model: ModelConfig
+    recipe: RecipeConfig
     sampler: SamplerConfig
-    search: SearchConfig
+    search: Annotated[SamplingSearch | TrainingSearch, Field(discriminator="kind")]
     protocol: ProtocolConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all trials have in common: equal clips, equal chance, so that differences are the settings'."""
-
-    model: Path
-    autoencoder: Path
-    weights: Path
-    cache: Path
-    protocol: ProtocolConfig
-    search: SearchConfig
-    truth: Tensor
-    real: Tensor  # features
-    log: RunHandle
-
-
-def trial(setting: Mapping[str, Any], shared: Shared) -> dict[str, float]:
-    """FVD on the validation clips and the time that a frame took, for one setting."""
-    device = cluster.device()
-    sampler = parse(SamplerConfig, setting, where="search")
-    given, frames = shared.protocol.context, shared.protocol.frames
-    with shared.log.child(name(sampler, shared.search), varied(sampler, shared.search)) as log:
-        loaded = Predictor.load(shared.model, shared.autoencoder, device)
-        began = time.perf_counter()
-        context = shared.truth[:, :given]
-        predictions = loaded.batches(context, frames, shared.protocol.seed, sampler, BATCH)
-        clips = torch.cat([prediction.clips for prediction in predictions])[:, given:]
-        milliseconds = 1000 * (time.perf_counter() - began) / (len(clips) * frames)
-        features = Features(shared.weights, device, shared.cache, shared.protocol.resolution)
-        fake = features.of(scored(context, clips, shared.protocol), "samples")
-        metrics = {"fvd": fvd(shared.real, fake), "milliseconds_per_frame": milliseconds}
-        log.metrics(metrics)
-    return metrics
-
-
-def name(sampler: SamplerConfig, search: SearchConfig) -> str:
-    """A trial's name, for a person."""
-    return ", ".join(f"{key} {value}" for key, value in varied(sampler, search).items())
 
 
 def main(
-    params: Params, *, clips: Path, autoencoder: Path, model: Path, weights: Path, out: Path, log: Run
+    params: Params, *, clips: Path, autoencoder: Path, model: Path, latents: Path, weights: Path, out: Path, log: Run
 ) -> dict[str, float]:
-    """The table of all trials, and the sampler that scored best."""
-    protocol, search = params.protocol, params.search
+    """The table of all trials, its Pareto front, and the setting that scored best."""
+    search = params.search
+    identities = {"model": checkpoint.identity(model), "autoencoder": checkpoint.identity(autoencoder)}
+    if isinstance(search, TrainingSearch):
+        return over_training(params, search, latents, identities, out, log)
+    folders = Folders(*(path.resolve() for path in (model, autoencoder, weights, STATE / "features")))
+    return over_sampler(params, search, clips, folders, identities, out, log)
+
+
+def over_sampler(
+    params: Params,
+    search: SamplingSearch,
+    clips: Path,
+    folders: Folders,
+    identities: Mapping[str, str],
+    out: Path,
+    log: Run,
+) -> dict[str, float]:
+    """Samplers of the trained model; the winner and the first are scored once more on clips that chose nothing."""
+    proposed = proposals(params.sampler, search)
     held = Clips.open(clips, "val")
-    chosen, _ = evaluation_clips([held.name(index) for index in range(len(held))], search.clips)
-    truth = held.read(chosen)[:, : protocol.context + protocol.frames]
-    cache = Path(".state").resolve() / "features"
-    features = Features(weights, cluster.device(), cache, protocol.resolution)
-    given = protocol.context
-    real = features.of(scored(truth[:, :given], truth[:, given:], protocol), "validation clips")
-    candidates = [plain(sampler) for sampler in settings(params.sampler, search)]
-    shared = Shared(
-        model.resolve(), autoencoder.resolve(), weights.resolve(), cache, protocol, search, truth, real, log.handle
+    chosen, others = evaluation_clips([held.name(index) for index in range(len(held))], search.clips)
+    seen = Scoring.of(params.sampler, params.protocol, folders, held.read(chosen), log.handle)
+    told = [TOLD[name] for name in search.objectives]
+    facts = {**identities, "params": fingerprint(params), "clips": held.hash}
+    rows = tried(sampler_trials.trial, proposed, seen, search, told, facts)
+    table, best = conclude(rows, search, out)
+    winner = changed(params.sampler, {path: best[path] for path in search.space})
+    again: dict[str, float] = {}
+    if unseen := enough(others, search.unseen):
+        scoring = Scoring.of(params.sampler, params.protocol, folders, held.read(unseen), log.handle)
+        again = sampler_trials.compare(winner, scoring)
+    write_best(out, best, search, winner, again)
+    log.artifact(out)
+    return {**numbers(rows, table, best, search), **again}
+
+
+def over_training(
+    params: Params, search: TrainingSearch, latents: Path, identities: Mapping[str, str], out: Path, log: Run
+) -> dict[str, float]:
+    """Short trainings of models and recipes; the sampler stays as it is."""
+    begin = training_trials.Trained(model=params.model, recipe=params.recipe)
+    shared = training_trials.Training(begin, search, latents.resolve(), log.handle)
+    proposed = training_proposals(plain(begin), search)
+    training_trials.check(shared)
+    held = Latents.open(latents, "val", None)
+    facts = {**identities, "params": fingerprint(params), "latents": held.hash}
+    rows = tried(
+        training_trials.trial, proposed, shared, search, search.objectives, facts, search.stopper, search.steps
     )
-    facts = {"params": fingerprint(params), "model": checkpoint.sha256(model / "weights.safetensors")}
+    for row in rows:
+        if row["status"] == "finished" and row["step"] < search.steps:
+            row["status"] = "stopped"
+    table, best = conclude(rows, search, out)
+    write_best(out, best, search, params.sampler, {})
+    log.artifact(out)
+    return {**numbers(rows, table, best, search), "trials_stopped": float((table["status"] == "stopped").sum())}
+
+
+def tried(
+    trial: trials.Trial,
+    proposed: Proposals,
+    shared: Any,
+    search: Search,
+    told: Sequence[str],
+    facts: Mapping[str, Any],
+    stopper: Stopper | None = None,
+    steps: int = 1,
+) -> list[dict[str, Any]]:
+    """The rows of all trials; a search of equal facts that was killed is gone on with."""
     with cluster.connect(Path.cwd()):
-        rows = trials.search(
+        return trials.search(
             trial,
-            candidates,
+            proposed,
             shared,
-            storage=Path(".state") / "searches",
-            name=f"search-{fingerprint(facts)}",
+            storage=STATE / "searches",
+            name=f"search-{fingerprint({**facts, 'code': stage.code()})}",
             concurrent=search.concurrent,
             label="trials",
+            total=search.trials,
+            objectives=told,
+            stopper=stopper,
+            steps=steps,
         )
-    return conclude(params, rows, out, log)
 
 
-def conclude(params: Params, rows: list[dict[str, Any]], out: Path, log: Run) -> dict[str, float]:
-    """Writes the table and the winner. Raises InputError if no trial came to its end."""
-    finished = [row for row in rows if row["status"] == "finished"]
+def conclude(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Writes the table, the front and its figure; gives the table and the best by the first objective.
+
+    Raises InputError if no trial came to its end.
+    """
+    objectives = search.objectives
+    finished = [row for row in rows if row["status"] == "finished" and row[objectives[0]] == row[objectives[0]]]
     if not finished:
         raise InputError("every trial of the search failed; the messages above say why")
-    best = min(finished, key=lambda row: row["fvd"])
-    winner = settings(params.sampler, params.search)[best["trial"]]
-    columns = ["trial", *params.search.space, "fvd", "milliseconds_per_frame", "status"]
-    pd.DataFrame(rows).reindex(columns=columns).to_csv(out / "trials.csv", index=False, lineterminator="\n")
-    content = {"trial": best["trial"], "fvd": best["fvd"], "sampler": plain(winner)}
-    (out / "best.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    log.artifact(out)
-    return {
-        "fvd_best": best["fvd"],
-        "fvd_first": rows[0].get("fvd", float("nan")),
-        "trials": float(len(rows)),
-        "trials_failed": float(len(rows) - len(finished)),
+    best = min(finished, key=lambda row: row[objectives[0]])
+    measured = [f"{name}{end}" for name in objectives for end in ("", "_low", "_high")]
+    present = [name for name in (*measured, "gigaflops_per_frame", "step") if any(name in row for row in rows)]
+    columns = ["trial", *search.space, *present, "front", "status", "error"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    table["front"] = frontier.on_front(table, objectives)
+    table.to_csv(out / "trials.csv", index=False, lineterminator="\n")
+    if len(objectives) > 1:
+        front = table[table["front"]].sort_values(list(objectives))
+        front.to_csv(out / "front.csv", index=False, lineterminator="\n")
+        (out / "front.png").write_bytes(frontier.figure(table, objectives, best["trial"]))
+    return table, best
+
+
+def write_best(
+    out: Path, best: Mapping[str, Any], search: Search, sampler: SamplerConfig, unseen: Mapping[str, float]
+) -> None:
+    """The winner as a file: `evaluate` takes the sampler from it, a person what was changed."""
+    content = {
+        "trial": best["trial"],
+        "objectives": {name: best[name] for name in search.objectives},
+        "setting": {path: best[path] for path in search.space},
+        "unseen": dict(unseen),
+        "sampler": plain(sampler),
     }
+    (out / "best.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def numbers(
+    rows: Sequence[Mapping[str, Any]], table: pd.DataFrame, best: Mapping[str, Any], search: Search
+) -> dict[str, float]:
+    """What a person compares from one run to the next."""
+    first = search.objectives[0]
+    return {
+        **{f"{name}_best": best[name] for name in search.objectives},
+        f"{first}_first": rows[0].get(first, float("nan")),
+        "trials": float(len(rows)),
+        "trials_failed": float((table["status"] == "failed").sum()),
+        "trials_on_front": float(table["front"].sum()),
+    }
+
+
+def enough(others: Sequence[int], wanted: int) -> list[int]:
+    """Clips to score the winner on once more; none where there are fewer than two, of which a person is told."""
+    found = list(others[:wanted])
+    if len(found) < wanted:
+        complain(f"  search.unseen asks for {wanted} clips of videos that no trial saw, but there are {len(found)}")
+    return found if len(found) > 1 else []
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from components.reporting.drift import DRAWN
 from components.reporting.results import REFERENCES, Evaluation, Sweep, Window
-from components.reporting.tables import label, number, references_of
+from components.reporting.tables import label, number, references_of, significant
 
 WIDE: Final = 9.6  # inches, on a desk
 NARROW: Final = 4.4  # inches, on a phone
@@ -147,17 +147,17 @@ def drift(lines: Mapping[str, Sequence[Window]], theme: Theme, *, narrow: bool =
 
 
 def search(sweep: Sweep, theme: Theme, *, narrow: bool = False) -> bytes:
-    """FVD over the parameters searched: as a map where two make a full grid, else one panel each; then against time."""
-    scored = sweep.trials.dropna(subset=["fvd"])
+    """The objective over what was searched: a map where two make a grid, else one panel each; then against time."""
+    scored = sweep.trials.dropna(subset=[sweep.objective])
     timed = "milliseconds_per_frame" in scored and scored["milliseconds_per_frame"].notna().any()
-    grid = _grid(scored, sweep.parameters)
+    grid = _grid(scored, sweep)
     axes: list[str] = [] if grid is not None else list(sweep.parameters)
     axes += ["milliseconds_per_frame"] * bool(timed)
     with _figure(len(axes) + (grid is not None), theme, narrow, 3.1) as (figure, panels):
         if grid is not None:
             _map(panels[0], grid, sweep, theme)
         for name, panel in zip(axes, panels[grid is not None :], strict=False):
-            _scatter(panel, scored, name, sweep.best, theme)
+            _scatter(panel, scored, name, sweep, theme)
         return _png(figure, theme)
 
 
@@ -242,11 +242,12 @@ def _rows(panel: Axes, names: Sequence[str]) -> None:
     panel.set_xlim(left=0)
 
 
-def _grid(scored: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame | None:
-    """FVD by the two parameters searched, if these are numbers and at least half of their combinations were tried."""
+def _grid(scored: pd.DataFrame, sweep: Sweep) -> pd.DataFrame | None:
+    """The objective by the two parameters searched, if they are numbers and half of their combinations were tried."""
+    parameters = sweep.parameters
     if len(parameters) != 2 or not all(pd.api.types.is_numeric_dtype(scored[name]) for name in parameters):
         return None
-    table = scored.pivot_table(index=parameters[0], columns=parameters[1], values="fvd", aggfunc="min")
+    table = scored.pivot_table(index=parameters[0], columns=parameters[1], values=sweep.objective, aggfunc="min")
     full = min(table.shape) > 1 and len(scored) >= table.size / 2
     return table if full else None
 
@@ -257,29 +258,34 @@ def _map(panel: Axes, table: pd.DataFrame, sweep: Sweep, theme: Theme) -> None:
     panel.set_xticks(range(len(table.columns)), [f"{value:g}" for value in table.columns])
     panel.set_ylabel(str(table.index.name).replace("_", " "))
     panel.set_xlabel(str(table.columns.name).replace("_", " "))
-    panel.set_title("FVD (star: chosen)", loc="left")
+    panel.set_title(f"{label(sweep.objective)} (star: chosen)", loc="left")
     panel.grid(visible=False)
-    won = sweep.trials.loc[sweep.trials["trial"] == sweep.best, "fvd"].to_numpy()
+    won = sweep.trials.loc[sweep.trials["trial"] == sweep.best, sweep.objective].to_numpy()
     for (row, column), value in np.ndenumerate(table.to_numpy()):
         red, green, blue, _ = picture.cmap(picture.norm(value))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         shade = theme.soft if value != value else "#ffffff" if dark else "#101418"
         best = "★ " if value in won else ""
         panel.text(
-            column, row, "failed" if value != value else best + number(value, 0), ha="center", va="center", color=shade
+            column,
+            row,
+            "failed" if value != value else best + significant(value),
+            ha="center",
+            va="center",
+            color=shade,
         )
 
 
-def _scatter(panel: Axes, scored: pd.DataFrame, name: str, best: str, theme: Theme) -> None:
-    chosen = (scored["trial"] == best).to_numpy()
+def _scatter(panel: Axes, scored: pd.DataFrame, name: str, sweep: Sweep, theme: Theme) -> None:
+    chosen = (scored["trial"] == sweep.best).to_numpy()
     values, labels = _places(scored[name])
-    fvd = scored["fvd"].to_numpy(dtype=float)
-    panel.scatter(values[~chosen], fvd[~chosen], s=26, color=theme.palette[0], alpha=0.75, linewidths=0)
-    panel.scatter(values[chosen], fvd[chosen], s=130, marker="*", color=theme.palette[1], linewidths=0, zorder=3)
+    scores = scored[sweep.objective].to_numpy(dtype=float)
+    panel.scatter(values[~chosen], scores[~chosen], s=26, color=theme.palette[0], alpha=0.75, linewidths=0)
+    panel.scatter(values[chosen], scores[chosen], s=130, marker="*", color=theme.palette[1], linewidths=0, zorder=3)
     if labels:
         panel.set_xticks(range(len(labels)), labels)
     panel.set_xlabel("milliseconds a frame" if name == "milliseconds_per_frame" else name.replace("_", " "))
-    panel.set_title("FVD (star: chosen)", loc="left")
+    panel.set_title(f"{label(sweep.objective)} (star: chosen)", loc="left")
 
 
 def _places(column: pd.Series) -> tuple[Float[np.ndarray, "n"], list[str]]:

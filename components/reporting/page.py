@@ -173,7 +173,8 @@ def _training(histories: Mapping[str, Any], out: Path) -> dict[str, Any] | None:
 
 
 def _sweep(row: str, sweep: Sweep, out: Path) -> dict[str, Any]:
-    told = f"FVD of {len(sweep.trials)} trials of {row} over {', '.join(sweep.parameters) or 'nothing'}"
+    varied = ", ".join(sweep.parameters) or "nothing"
+    told = f"{tables.label(sweep.objective)} of {len(sweep.trials)} trials of {row} over {varied}"
     return {
         "row": row,
         "picture": _picture(figures.search, sweep, out / f"sweep-{reels.file_name(row)}.png", told),

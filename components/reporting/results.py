@@ -20,7 +20,10 @@ REFERENCES: Final[Mapping[str, str]] = {
     "copy last frame": "the context's last frame, held: what a model that has learned nothing reaches",
     "truth": "the real continuation itself",
 }
-_TRIAL_RESULTS: Final = ("trial", "fvd", "fvd_low", "fvd_high", "milliseconds_per_frame", "seconds", "status")
+_TRIAL_RESULTS: Final = (
+    "trial", "fvd", "fvd_low", "fvd_high", "milliseconds_per_frame", "gigaflops_per_frame", "step", "seconds", "front",
+    "status", "error",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class Sweep:
     parameters: tuple[str, ...]  # columns of `trials` that took more than one value
     best: str  # the winning trial
     chosen: dict[str, Any]
+    objective: str  # what the winner was chosen by, a column of `trials`
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +191,18 @@ def read_sweep(folder: Path) -> Sweep:
     """trials.csv and best.json in this folder. Raises InputError if one is missing, damaged or has no scored trial."""
     path = folder / "trials.csv"
     trials, chosen = _table(path), read_json(folder / "best.json")
-    missing = [name for name in ("trial", "fvd", "status") if name not in trials]
+    objective = next(iter(chosen.get("objectives", {"fvd": None})))
+    missing = [name for name in ("trial", objective, "status") if name not in trials]
     if missing:
         raise InputError(f"{path} has no column {missing[0]}; {AGAIN}")
     trials["trial"] = trials["trial"].astype(str)
-    trials["fvd"] = pd.to_numeric(trials["fvd"], errors="coerce")
-    if trials["fvd"].isna().all():
+    trials[objective] = pd.to_numeric(trials[objective], errors="coerce")
+    if trials[objective].isna().all():
         raise InputError(f"{path} holds no trial with a score; see the failed trials, then {AGAIN}")
-    asked = [str(name) for name in trials if name not in _TRIAL_RESULTS]
+    asked = [str(name) for name in trials if name not in _TRIAL_RESULTS and not str(name).startswith("validation_")]
     varied = tuple(name for name in asked if trials[name].nunique(dropna=False) > 1)
-    best = str(chosen.get("trial", trials["trial"].iloc[int(trials["fvd"].argmin())]))
-    return Sweep(trials, varied, best, chosen)
+    best = str(chosen.get("trial", trials["trial"].iloc[int(trials[objective].argmin())]))
+    return Sweep(trials, varied, best, chosen, str(objective))
 
 
 def read_videos(folder: Path) -> Videos:

@@ -309,15 +309,20 @@ def history_table(histories: Mapping[str, pd.DataFrame]) -> Table:
 
 def sweep_table(sweep: Sweep) -> Table:
     """The trials of a search, best first, failed ones last."""
-    trials = sweep.trials.sort_values("fvd", na_position="last", kind="stable")
+    trials = sweep.trials.sort_values(sweep.objective, na_position="last", kind="stable")
     speed = ["milliseconds_per_frame"] if "milliseconds_per_frame" in trials else []
-    keys = [*sweep.parameters, "fvd", *speed]
+    keys = [*sweep.parameters, sweep.objective, *speed]
     lines = []
     for trial in trials.to_dict("records"):
         chosen = trial["trial"] == sweep.best
         parameters = (Cell(word(trial[name])) for name in sweep.parameters)
-        results = (Cell(number(trial[key], 1), best=chosen and key == "fvd") for key in ("fvd", *speed))
-        failed = "failed" if trial["fvd"] != trial["fvd"] else "best" if chosen else ""
+        measured = (sweep.objective, *speed)
+        digits = 1 if sweep.objective == "fvd" else 4
+        results = (
+            Cell(number(trial[key], digits if key == sweep.objective else 1), best=chosen and key == sweep.objective)
+            for key in measured
+        )
+        failed = "failed" if trial[sweep.objective] != trial[sweep.objective] else "best" if chosen else ""
         lines.append(Line((Cell(str(trial["trial"]), failed), *parameters, *results), "model" if chosen else "plain"))
     labels = {"fvd": Cell("FVD", "↓"), "milliseconds_per_frame": Cell("time a frame", "ms ↓")}
     heads = (Cell("trial"), *(labels.get(key, Cell(key.replace("_", " "))) for key in keys))

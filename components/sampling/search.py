@@ -1,13 +1,16 @@
-"""A search over the settings of a sampler: what may vary, and which settings are tried."""
+"""A search over the settings of a sampler: what may vary, how settings are proposed, and what is better."""
 
-import itertools
-import random
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from components import config as configs
+from components import space as spaces
 from components.config import Config
-from components.errors import InputError
+from components.proposals import Algorithm, Listed, NoStopper, Proposals, propose
 from components.sampling.frame import SamplerConfig
+from components.space import Space
 
 Varied = Literal[
     "sets",
@@ -22,42 +25,46 @@ Varied = Literal[
     "canvas_noise",
     "late_temperature",
 ]
+Objective = Literal["fvd", "milliseconds_per_frame"]
+# what Optuna is told of an objective: a clock never shows the same twice, and its search would not be repeatable
+TOLD: Final = {"fvd": "fvd", "milliseconds_per_frame": "gigaflops_per_frame"}
 
 
-class SearchConfig(Config):
-    """The values that each setting may take, how many settings are tried, and on how many validation clips."""
+class SamplingSearch(Config):
+    """Settings of a sampler, scored on validation clips; nothing is trained."""
 
-    space: dict[Varied, tuple[int | float | str, ...]]
-    trials: int
-    clips: int
-    concurrent: int
+    kind: Literal["sampling"]
+    space: Space  # by the sampler's own names; the sampler as it stands is always the first trial
+    algorithm: Algorithm
+    trials: Annotated[int, Field(ge=1)]  # in all, the first one too
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]  # the first decides, all make the Pareto front
+    stopper: NoStopper  # a sampler's score comes all at once: there is nothing to stop early
+    clips: Annotated[int, Field(ge=2)]  # validation clips that score a trial
+    unseen: Annotated[int, Field(ge=0)]  # others, of videos that no trial saw, that score the winner once more; 0: none
+    concurrent: Annotated[int, Field(ge=1)]  # trials at the same time
     seed: int
 
 
-def settings(sampler: SamplerConfig, search: SearchConfig) -> list[SamplerConfig]:
-    """The sampler as it stands, then others drawn without repetition from the grid of all values.
-
-    All are drawn beforehand, so that a repeated search tries the same. Raises InputError for an empty space, and for
-    values that the sampler does not know.
-    """
-    if search.trials < 1 or search.clips < 2 or search.concurrent < 1:
-        raise InputError("search: trials and concurrent must be at least 1, and clips at least 2")
-    for name, values in search.space.items():
-        if not values:
-            raise InputError(f"search.space.{name} is empty; give it at least one value or remove it")
-    names = list(map(str, search.space))
-    grid = [dict(zip(names, values, strict=True)) for values in itertools.product(*search.space.values())]
-    drawn = [sampler]
-    for choice in random.Random(search.seed).sample(grid, len(grid)):
-        candidate = configs.parse(SamplerConfig, configs.plain(sampler) | choice, where="search.space")
-        if candidate not in drawn:
-            drawn.append(candidate)
-    chosen = drawn[: search.trials]
-    for candidate in chosen:
-        candidate.check()
-    return chosen
+def proposals(sampler: SamplerConfig, search: SamplingSearch) -> Proposals:
+    """What is tried: the sampler as it stands, then others. Raises InputError for what no sampler can be."""
+    first = spaces.standing(configs.plain(sampler), search.space, "the sampler")
+    found = propose(
+        first,
+        search.space,
+        search.algorithm,
+        len(search.objectives),
+        trials=search.trials,
+        together=search.concurrent,
+        seed=search.seed,
+    )
+    for setting in (*spaces.ends(search.space), *(found.settings if isinstance(found, Listed) else ())):
+        changed(sampler, setting)
+    return found
 
 
-def varied(sampler: SamplerConfig, search: SearchConfig) -> dict[str, int | float | str]:
-    """The settings that the search varies, as they stand in this sampler."""
-    return {name: configs.plain(sampler)[name] for name in search.space}
+def changed(sampler: SamplerConfig, setting: Mapping[str, Any]) -> SamplerConfig:
+    """The sampler with this setting. Raises InputError if no sampler can have it."""
+    content = spaces.changed(configs.plain(sampler), setting, "the sampler")
+    candidate = configs.parse(SamplerConfig, content, where="search.space")
+    candidate.check()
+    return candidate

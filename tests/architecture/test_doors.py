@@ -16,7 +16,11 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
         *("pipeline/cluster.py", "pipeline/workers.py", "pipeline/trials.py"),
         *("pipeline/hands.py", "pipeline/jobs.py", "pipeline/serve.py"),
     ),
-    "mlflow": ("components/tracking.py", "pipeline/video_predictor.py"),  # which fetches a registered model if asked
+    # a run; a registered model, made by the last stage; fetched if asked; and the code that MLflow runs to serve one
+    "mlflow": (
+        *("components/tracking.py", "components/registry.py"),
+        *("pipeline/video_predictor.py", "pipeline/served.py"),
+    ),
     "yaml": ("components/config.py",),
     "decord": ("components/data/video.py", "benchmarks/preprocess.py"),  # which is measured beside bare decord
     "av": ("components/data/video.py",),
@@ -30,6 +34,7 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
     "PIL": ("components/reporting/", "components/data/video.py"),
     "gradio": ("pipeline/demo.py",),
     "starlette": ("pipeline/serve.py",),
+    "optuna": ("components/proposals.py",),
     "dvc": (),
 }
 # what an extra of pyproject.toml brings, and where alone it may be needed
@@ -45,6 +50,7 @@ BARE: Final = frozenset(
 BEYOND_BARE: Final = (
     "components/tracking.py",
     "components/ledger.py",
+    "components/registry.py",
     "components/data/video.py",
     "components/data/kuka.py",
     "components/data/collection.py",

@@ -9,13 +9,15 @@ import pytest
 from first_party import EVER, EVERYTHING, PACKAGES, Source, Tree, plant, project
 
 ROOMS: Final = ("data", "autoencoders", "models", "sampling", "metrics", "training", "reporting")
-TOOLS: Final = ("flow", "masking", "guidance", "nn")
-GROUND: Final = ("errors", "notation", "config", "randomness", "checkpoint", "tracking", "ledger", "weights")
+TOOLS: Final = ("flow", "masking", "guidance", "nn", "space", "proposals")
+GROUND: Final = (
+    "errors", "notation", "config", "randomness", "checkpoint", "tracking", "registry", "ledger", "weights", "lineage",
+)  # fmt: skip
 # what the stages share; every other file of pipeline/ is a stage, which has a `main` and is imported by nobody
 SHARED: Final = (
-    "stage", "cluster", "workers", "trials", "hands", "environment", "progress", "cost",
-    "predictor", "predictions", "video_predictor", "features", "fitting", "encoding", "jobs",
-    "preflight", "homecoming",
+    "stage", "cluster", "workers", "trials", "hands", "sampler_trials", "training_trials", "latent_training",
+    "environment", "progress", "cost", "predictor", "predictions", "video_predictor", "features", "fitting",
+    "encoding", "origins", "served", "jobs", "preflight", "homecoming",
 )  # fmt: skip
 NEVER_NAMES: Final = frozenset({"utils", "common", "misc", "helpers", "base", "core", "manager", "engine"})
 

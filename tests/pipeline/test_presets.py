@@ -17,7 +17,7 @@ from components.models.canvasmar import CanvasMARConfig
 from components.models.kinds import ModelConfig
 from components.sampling.ablation import points
 from components.sampling.frame import SamplerConfig
-from components.sampling.search import SearchConfig, settings
+from components.sampling.search import SamplingSearch, changed, proposals
 from components.training.optimizer import RecipeConfig
 from pipeline import ablate, preprocess, train, train_vae
 from pipeline.stage import Experiment, resolve
@@ -88,7 +88,7 @@ class Row:
         self.model: Any = resolve(train.Params, tables(name), "experiments", row).model
         self.recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", chosen.recipe)
         self.sampler: SamplerConfig = entry(SamplerConfig, name, "samplers", chosen.sampler)
-        self.search: SearchConfig = entry(SearchConfig, name, "searches", chosen.search)
+        self.search: SamplingSearch = entry(SamplingSearch, name, "searches", chosen.search)
         self.protocol: ProtocolConfig = entry(ProtocolConfig, name, "protocols", chosen.protocol)
         self.names = chosen
 
@@ -163,8 +163,9 @@ def test_models_build_and_recipes_samplers_and_searches_can_be_followed(name: st
     with torch.device("meta"):
         model = chosen.model.build()
     assert 1 <= chosen.sampler.sets <= model.tokens
-    assert settings(chosen.sampler, chosen.search)[0] == chosen.sampler
-    assert len(settings(chosen.sampler, chosen.search)) == chosen.search.trials
+    tried = proposals(chosen.sampler, chosen.search).following([])
+    assert changed(chosen.sampler, tried[0]) == chosen.sampler
+    assert len(tried) == chosen.search.trials
     for recipe in (chosen.recipe, chosen.vae_recipe):
         recipe.check()
         assert recipe.warmup < recipe.steps
@@ -299,8 +300,9 @@ def test_the_papers_presets_are_trained_as_the_paper_and_its_code_base_say(name:
 def test_the_papers_own_sampler_is_among_those_that_are_tried_and_its_values_lie_amid_the_others(name: str) -> None:
     chosen = Row(name, next(iter(tables(name)["experiments"])))
     for setting, values in chosen.search.space.items():
-        assert list(values) == sorted(values)
-        assert values[0] < getattr(chosen.sampler, setting) < values[-1]
+        options = list(values.choices)
+        assert options == sorted(options)
+        assert options[0] < getattr(chosen.sampler, setting) < options[-1]
 
 
 def test_the_presets_for_a_users_own_machine_need_no_videos_but_their_own() -> None:

@@ -1,0 +1,35 @@
+"""The parts of an experiment, none of which was trained: a VAE and a video model that fit one another."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from components import checkpoint
+from components.autoencoders.causal import CausalVAEConfig
+from components.config import parse
+from components.models.trained import Trained
+from tests.pipeline.conftest import ROOT, tiny
+
+
+def tables() -> dict[str, Any]:
+    """Tiny parameters."""
+    return tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+
+
+def write_models(folder: Path, frames: int) -> str:
+    """Folders `vae` and `model`; returns the identity of the VAE."""
+    torch.manual_seed(0)
+    vae = parse(CausalVAEConfig, tables()["autoencoders"]["kuka-vae"] | {"frames": frames}, where="test")
+    _save(folder / "vae", vae.build(), vae)
+    identity = checkpoint.identity(folder / "vae")
+    content = {"model": tables()["models"]["canvas"], "autoencoder": identity, "clips": "c"}
+    trained = parse(Trained, content | {"mean": [0.0] * 4, "std": [1.0] * 4}, where="test")
+    _save(folder / "model", trained.model.build(), trained)
+    return identity
+
+
+def _save(folder: Path, module: torch.nn.Module, description: Any) -> None:
+    checkpoint.save_weights(folder / checkpoint.WEIGHTS, module.state_dict())
+    checkpoint.describe(folder, description)

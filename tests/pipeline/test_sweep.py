@@ -1,0 +1,171 @@
+"""The search itself with a model that has learned nothing: what it tries, what it writes, and what its winner is."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from components import tracking
+from components.config import parse
+from components.data import clips as clip_files
+from components.data import latents as latent_files
+from components.data import shards
+from components.errors import InputError
+from components.metrics.i3d import I3D
+from components.reporting.results import read_sweep
+from components.sampling.frame import SamplerConfig
+from pipeline import cluster, features, stage, sweep
+from tests.pipeline.conftest import ROOT
+from tests.pipeline.parts import tables, write_models
+
+pytestmark = pytest.mark.slow
+VIDEOS = 6
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips, latents, a VAE, a model and I3D, none of which was trained."""
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    write_clips(folder / "clips")
+    identity = write_models(folder, 11)
+    moments = {split: torch.randn(4, 6, 8, 4, 4) for split in ("train", "val")}
+    written = [latent_files.write_shard(folder / "latents", split, 0, part) for split, part in moments.items()]
+    key = latent_files.LatentKey(autoencoder=identity, clips="c", settings={})
+    latent_files.finish(folder / "latents", written, key)
+    (folder / "weights").mkdir()
+    save_file(I3D().state_dict(), folder / "weights" / features.NETWORK)
+    return folder
+
+
+def write_clips(folder: Path) -> None:
+    written = [shards.write_rows(folder, "val", 0, torch.randint(0, 255, (VIDEOS, 11, 3, 32, 32), dtype=torch.uint8))]
+    lines = [",".join(clip_files.COLUMNS)] + [f"{index},val,0,{index},{index}.mp4,0" for index in range(VIDEOS)]
+    index = shards.write_text(folder / clip_files.INDEX, "\n".join(lines) + "\n")
+    manifest = clip_files.ClipsManifest(
+        shards=shards.ordered(written), counts=shards.counts(written), files={clip_files.INDEX: index}, frames=11,
+        size=(32, 32), channels="rgb", cut={},
+    )  # fmt: skip
+    shards.write_manifest(folder, manifest)
+
+
+@pytest.fixture(scope="module")
+def ray_here(parts: Path) -> Iterator[None]:
+    """One cluster for all searches of this file."""
+    import ray
+
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False,
+        runtime_env={"env_vars": variables},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_here: None) -> Path:
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "connect", lambda root: nullcontext())
+    return tmp_path
+
+
+def search(
+    here: Path, parts: Path, name: str, change: dict[str, Any], fresh: Any = None
+) -> tuple[dict[str, float], Path, str]:
+    """Runs the stage with a changed search; its metrics, its folder and its run."""
+    content = tables()
+    base = {"objectives": ["fvd", "milliseconds_per_frame"], "clips": 3, "unseen": 3, "concurrent": 2, "seed": 0}
+    content["searches"]["guidance"] = (content["searches"]["guidance"] | base if fresh is None else fresh) | change
+    params = stage.resolve(sweep.Params, content, "experiments", "kuka-canvasmar")
+    out = here / name
+    out.mkdir()
+    with tracking.run("sweep@test", root=here, tags={}, parameters={}) as log:
+        folders = {key: parts / key for key in ("clips", "model", "weights", "latents")}
+        metrics = sweep.main(params, **folders, autoencoder=parts / "vae", out=out, log=log)
+    return metrics, out, log.id
+
+
+def test_optuna_over_ranges_gives_a_front_a_winner_and_the_same_table_again(here: Path, parts: Path) -> None:
+    space = {"canvas_scale": {"uniform": [1.0, 3.0]}, "flow_steps": {"integers": [1, 3]}, "sets": {"choices": [2, 99]}}
+    change = {"space": space, "algorithm": "optuna", "trials": 6}
+    metrics, out, run = search(here, parts, "first", change)
+    table = pd.read_csv(out / "trials.csv")
+    assert len(table) == metrics["trials"] == 6
+    front = pd.read_csv(out / "front.csv")
+    assert set(front["trial"]) == set(table[table["front"]]["trial"])
+    assert table["fvd"].idxmin() in set(front["trial"])
+    assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
+    best = json.loads((out / "best.json").read_text())
+    assert best["objectives"]["fvd"] == table["fvd"].min() == metrics["fvd_best"]
+    assert parse(SamplerConfig, best["sampler"], where="best.json").canvas_scale == table["canvas_scale"][best["trial"]]
+    assert {"fvd_unseen", "fvd_unseen_first", "fvd_unseen_difference"} <= set(best["unseen"])
+    failed = table[table["sets"] == 99]
+    assert set(failed["status"]) <= {"failed"}
+    assert metrics["trials_failed"] == len(failed)
+    assert children(here, run) == ["FAILED"] * len(failed) + ["FINISHED"] * (6 - len(failed))
+    assert not list((here / ".state" / "searches").glob("search-*"))
+    shutil.rmtree(here / ".state")
+    _, again, _ = search(here, parts, "second", change)
+    measured = ["milliseconds_per_frame", "front", "error"]
+    pd.testing.assert_frame_equal(
+        table.drop(columns=measured), pd.read_csv(again / "trials.csv").drop(columns=measured)
+    )
+
+
+def children(here: Path, run: str) -> list[str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking.uri(here))
+    return sorted(one.info.status for one in client.search_runs(["1"], f"tags.mlflow.parentRunId = '{run}'"))
+
+
+TRAINING: dict[str, Any] = {
+    "kind": "training", "algorithm": "random", "trials": 3, "objectives": ["validation_flow"], "steps": 4,
+    "stopper": {"kind": "asha", "grace": 2, "factor": 3}, "report_every": 2, "concurrent": 1, "seed": 0,
+    "space": {
+        "recipe": {"learning_rate": {"loguniform": [1e-4, 1e-2]}},
+        "model": {"canvas": {"canvas_weight": {"choices": [0.1, 1.0]}, "frame_noise": {"choices": [[0.1, 0.5]]}}},
+    },
+}  # fmt: skip
+
+
+def test_a_search_over_training_scores_short_trainings_and_keeps_the_sampler(here: Path, parts: Path) -> None:
+    metrics, out, run = search(here, parts, "training", {}, TRAINING)
+    table = pd.read_csv(out / "trials.csv")
+    assert metrics["trials"] == len(table) == 3
+    assert set(table["step"]) <= {2, 4}
+    assert set(table[table["step"] == 2]["status"]) <= {"stopped"}
+    best = json.loads((out / "best.json").read_text())
+    assert best["setting"].keys() == {"recipe.learning_rate", "model.canvas.canvas_weight", "model.canvas.frame_noise"}
+    assert best["objectives"]["validation_flow"] == table[table["status"] == "finished"]["validation_flow"].min()
+    assert parse(SamplerConfig, best["sampler"], where="best.json").flow_steps == 2
+    assert read_sweep(out).objective == "validation_flow"
+    assert len(children(here, run)) == 3
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"recipe": {"learning": {"choices": [1]}}}, "has no setting recipe.learning; there is"),
+        ({"model": {"canvas": {"canvas_weight": {"choices": [1.0]}}}}, "take validation_flow"),
+        ({"recipe": {"batch": {"choices": [0]}}}, "recipe.batch is 0"),
+        ({"recipe": {"batch": {"choices": [2.5]}}}, "recipe.batch is 2.5"),
+        ({}, "the space of the search is empty"),
+    ],
+)
+def test_a_training_that_cannot_be_searched_is_told_before_any_trial(
+    space: Any, words: str, here: Path, parts: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        search(here, parts, "bad", {"space": space, "objectives": ["validation_loss"]}, TRAINING)
+    assert words in str(caught.value)
