@@ -24,7 +24,8 @@ class Continuation(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-define
         self.predictor = Predictor.load(model, autoencoder, device)
         self.sampler = parse(SamplerConfig, read_json(chosen)["sampler"], where=str(chosen))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # mlflow reads hints its own way
+    # without types: mlflow would read a schema out of them, and not the one that it is given
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """So many `frames` after the given ones; another `seed`, another future."""
         chosen = params or {}
         videos = torch.from_numpy(np.array(model_input, dtype=np.uint8))
