@@ -38,7 +38,7 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
     for sampler in params["samplers"].values():
         sampler |= {"flow_steps": 2, "sets": 2}
     for search in params["searches"].values():
-        search |= {"trials": 2, "clips": 2}
+        search |= {"trials": 2, "clips": 2, "unseen": 2}
     params["ablations"]["sets"] = {
         "dataset": "kuka",
         "autoencoder": "kuka-vae",
