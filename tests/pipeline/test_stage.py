@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -199,6 +200,34 @@ def test_a_stage_writes_its_folder_and_its_metrics_and_a_failed_one_leaves_them(
     assert (here / "out" / "made").read_text(encoding="utf-8") == "1"
     written = (here / "metrics" / "count" / "row.json").read_text(encoding="utf-8")
     assert written == '{\n  "clips": 1.0,\n  "side": 2.0\n}\n'
+
+
+def test_what_a_stage_made_is_followed_back_to_its_inputs_and_a_change_is_named(here: Path) -> None:
+    finish(start(here, *GOOD))
+    made = json.loads((here / "out.provenance.json").read_text(encoding="utf-8"))
+    assert made["stage"] == "count@row"
+    assert made["params"] == {"model.side": 2}
+    assert made["inputs"].keys() == made["sources"].keys() == {"clips"}
+    (here / "clips" / "fail").unlink()
+    status, told, _ = finish(verify(here, "out"))
+    assert status == 0
+    assert f"out: count@row, no commit, {made['ended']}, MLflow run {made['run']}" in told
+    assert "1 folders, everything fits" in told
+    (here / "out" / "made").write_text("2", encoding="utf-8")
+    (here / "clips" / "a").rename(here / "clips" / "b")
+    status, _, err = finish(verify(here, "out"))
+    assert status == 1
+    assert err.splitlines() == [
+        "does not fit: out has changed in made",
+        "does not fit: clips lacks a",
+        "does not fit: clips has besides b",
+    ]
+
+
+def verify(here: Path, path: str) -> subprocess.Popen[str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(here), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "pipeline.verify", path]
+    return subprocess.Popen(words, cwd=here, env=environment, stdout=-1, stderr=-1, text=True)
 
 
 def test_a_command_that_is_told_to_stop_closes_what_is_open_and_leaves_with_130(here: Path) -> None:

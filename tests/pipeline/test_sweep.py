@@ -41,7 +41,11 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key = latent_files.LatentKey(autoencoder=identity, clips="c", settings={})
     latent_files.finish(folder / "latents", written, key)
     (folder / "weights").mkdir()
-    save_file(I3D().state_dict(), folder / "weights" / features.NETWORK)
+    network = I3D()
+    for weight in network.parameters():
+        if weight.dim() == 5:
+            torch.nn.init.kaiming_normal_(weight)  # so that other clips have other features
+    save_file(network.state_dict(), folder / "weights" / features.NETWORK)
     return folder
 
 
