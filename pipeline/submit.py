@@ -169,7 +169,7 @@ def _submit(jobs: Any, submission: Submission, root: Path, arguments: argparse.N
         if arguments.check:
             return 0
         if submission.root is None:
-            command = submission.command("pipeline.job", "run", "--remote", str(submission.remote), *submission.targets)
+            command = submission.command("pipeline.job", "run", *submission.targets, "--remote", str(submission.remote))
         else:
             command = submission.command("dvc", "repro", *submission.targets)
         words = {"command": f"dvc repro {' '.join(submission.targets)}".strip(), "user": getpass.getuser()}
