@@ -46,13 +46,16 @@ def costs(root: Path) -> list[Cost]:
 
 def _cost(run: Any) -> Cost:
     told, numbers = run.data.tags, run.data.metrics
+    paid = [f"{value:.3g} {key.removeprefix('cost_')}" for key, value in numbers.items() if key.startswith("cost_")]
     return Cost(
-        told["stage"],
-        told.get("row", ""),
-        run.info.run_id,
-        told.get("commit", "")[:10],
-        numbers["stage_seconds"],
-        *(numbers.get(key, float("nan")) for key in ("peak_memory_mib", "cpu_hours", "gpu_hours")),
-        ", ".join(f"{value:.3g} {key[5:]}" for key, value in numbers.items() if key.startswith("cost_")),
-        ", ".join(filter(None, (f"{told.get('cpus', '?')} CPU cores", told.get("gpu")))),
+        stage=told["stage"],
+        row=told.get("row", ""),
+        run=run.info.run_id,
+        commit=told.get("commit", "")[:10],
+        seconds=numbers["stage_seconds"],
+        memory=numbers.get("peak_memory_mib", float("nan")),
+        cpu_hours=numbers.get("cpu_hours", float("nan")),
+        gpu_hours=numbers.get("gpu_hours", float("nan")),
+        paid=", ".join(paid),
+        machine=", ".join(filter(None, (f"{told.get('cpus', '?')} CPU cores", told.get("gpu")))),
     )
