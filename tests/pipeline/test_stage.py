@@ -72,7 +72,7 @@ def test_a_field_named_like_a_table_is_the_table() -> None:
 
 def test_the_table_of_a_field_is_its_plural() -> None:
     assert resolve(Searching, TABLES_OF_ROW, "experiments", "row").search.side == 6
-    assert {plural(field) for field in (*ROW, "simulation", "experiment")} == set(TABLES)
+    assert {plural(field) for field in (*ROW, "simulation", "experiment", "ablation")} == set(TABLES)
 
 
 def test_a_field_is_not_touched_by_what_another_row_uses() -> None:
