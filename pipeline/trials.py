@@ -1,5 +1,6 @@
 """The door to Ray Tune: a search, one trial a setting, over processes that are used again."""
 
+import json
 import math
 import pickle
 import shutil
@@ -187,7 +188,8 @@ def _rows(results: tune.ResultGrid) -> list[dict[str, Any]]:
     rows = {}
     for place in range(len(results)):
         result = results[place]
-        config = result.config or {}
+        # a trial that failed before its first result has its choices nowhere but in its folder
+        config = result.config or json.loads((Path(result.path) / "params.json").read_text(encoding="utf-8"))
         index = config["trial"]
         metrics = {} if result.error else dict(result.metrics or {})
         status = "failed" if result.error else "finished"

@@ -63,14 +63,13 @@ def main(kind, folder):
         stopper = Asha(kind="asha", grace=2, factor=2)
         settings = [{"x": x} for x in (1, 2, 3, 4, 5, 6)]
         show(trials.search(steps, settings, None, objectives=["loss"], stopper=stopper, steps=8, **given))
-
-main(sys.argv[1], Path(sys.argv[2]))
 '''
+RUN = "import sys, pathlib, searching; searching.main(sys.argv[1], pathlib.Path(sys.argv[2]))"
 
 
 def start(kind: str, folder: Path) -> subprocess.Popen[str]:
     (folder / "searching.py").write_text(SCRIPT, encoding="utf-8")
-    words = [sys.executable, "searching.py", kind, str(folder)]
+    words = [sys.executable, "-c", RUN, kind, str(folder)]
     variables = environment() | {"PYTHONPATH": f"{ROOT}:{folder}"}
     out = (folder / "out").open("w")
     return subprocess.Popen(words, cwd=folder, env=variables, stdout=out, stderr=subprocess.STDOUT, text=True)
