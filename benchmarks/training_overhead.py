@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ Batches = list[tuple[tuple[int, ...], Tensor]]
 Weights = dict[str, Tensor]
 
 
-def bare(model: nn.Module, recipe: RecipeConfig, batches: Batches) -> tuple[list[float], Weights]:
+def bare(model: Any, recipe: RecipeConfig, batches: Batches) -> tuple[list[float], Weights]:
     """What one would write without any of this: the moments at which steps begin, and the averaged weights."""
     optimizer, averaged = build_optimizer(model, recipe), build_ema(model, recipe.ema)
     schedule = build_schedule(optimizer, recipe)

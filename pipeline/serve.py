@@ -57,6 +57,9 @@ class Question(Config):
 
 USUAL: Final = {"frames": 16, "context": 1, "seed": 0}
 
+_batch: Any = serve.batch  # both are typed for functions, and not for methods and classes
+_deployment: Any = serve.deployment
+
 
 class RefusedError(Exception):
     """A request that is answered with a status and a sentence."""
@@ -82,11 +85,11 @@ class Replica:
 
     async def answer(self, request: tuple[Any, dict[str, int]]) -> AsyncIterator[list[tuple[str, int, bytes]]]:
         """Canvases and frames as PNGs, as soon as they stand."""
-        async for lines in self.batched(request):  # type: ignore[attr-defined]
+        async for lines in self.batched(request):
             if lines is not None:
                 yield lines
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=GATHER_SECONDS)
+    @_batch(max_batch_size=BATCH, batch_wait_timeout_s=GATHER_SECONDS)
     async def batched(self, requests: list[tuple[Any, dict[str, int]]]) -> AsyncIterator[list[Any]]:
         """Requests that ask for equally many frames after equally many are one batch; the batches take turns."""
         kinds: dict[tuple[int, int], list[int]] = {}
@@ -275,10 +278,10 @@ def application(root: Path, row: str, device: str | None, replicas: int) -> Any:
     gpus = 1.0 if torch.cuda.is_available() and device != "cpu" else 0.0
     threads = max(1, (os.cpu_count() or 1) // replicas)
     resources = {"num_cpus": 0.5, "num_gpus": gpus}
-    model = serve.deployment(
+    model = _deployment(
         Replica, num_replicas=replicas, max_ongoing_requests=RUNNING, ray_actor_options=resources
     )  # fmt: skip
-    gate = serve.deployment(Gate, max_ongoing_requests=4 * QUEUE, ray_actor_options={"num_cpus": 0})
+    gate = _deployment(Gate, max_ongoing_requests=4 * QUEUE, ray_actor_options={"num_cpus": 0})
     return gate.bind(model.bind(str(root.resolve()), row, device, threads))
 
 

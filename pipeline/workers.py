@@ -137,11 +137,12 @@ def train(
     resources = {"CPU": float(share(min(most, room), gpu=use_gpu)), **({"GPU": 1.0} if use_gpu else {})}
     failures = ray.train.FailureConfig(max_failures=LOSSES, controller_failure_limit=STARTS)  # type: ignore[call-arg]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # others may go away
+    scaling: Any = ray.train.ScalingConfig  # its public type is the one of the version before
     board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     trainer: Any = TorchTrainer(
         _worker_loop,  # type: ignore[arg-type]
         train_loop_config={"work": work, "board": board},
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=scaling(
             num_workers=team[0] if team[0] == team[1] else team,
             use_gpu=use_gpu,
             resources_per_worker=resources,

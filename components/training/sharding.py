@@ -23,7 +23,8 @@ def shard(model: nn.Module) -> nn.Module:
             if next(block.parameters(), None) is not None:
                 fully_shard(block, mesh=mesh)
     # without the last word the averaged weights would stay whole after a validation, and the copy be averaged in vain
-    return fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    return model  # the same module, spread where it stands
 
 
 def whole(x: Tensor) -> Tensor:
