@@ -6,10 +6,18 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test lint ui demo docs setup
+.PHONY: repro compare test lint ui demo docs setup
 
 repro: $(READY) ## videos to report: everything that is not up to date
 	dvc repro
+
+compare: $(READY) ## every family of models side by side, into docs/comparison.md; takes params.yaml for it
+	@git diff --quiet HEAD -- params.yaml || cmp -s presets/compare.yaml params.yaml || \
+		{ echo "params.yaml has changes of yours; commit them, then make compare" >&2; exit 2; }
+	cp presets/compare.yaml params.yaml
+	dvc repro
+	python -m benchmarks.families --out docs/families.json
+	python -m benchmarks.comparison
 
 test: $(READY) ## every test: the quick ones two at a time, then the slow ones
 	OMP_NUM_THREADS=1 python -m pytest -q -m "not slow" --numprocesses 2 --dist loadfile

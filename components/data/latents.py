@@ -194,13 +194,13 @@ class Latents:
         self._rows.verify()
 
 
-def refuse_stale(folder: Path, key: LatentKey, expect: LatentKey) -> None:
-    """Raises InputError that says what differs, if moments with one key are not those of another."""
+def refuse_stale(folder: Path, key: Config, expect: Config, what: str = "latents") -> None:
+    """Raises InputError that says what differs, if what was made with one key is not what another asks for."""
     stored, wanted = configs.flatten(configs.plain(key)), configs.flatten(configs.plain(expect))
     differing = [name for name in sorted(stored.keys() | wanted.keys()) if stored.get(name) != wanted.get(name)]
     if differing:
         told = ", ".join(f"{name} {stored.get(name)!r} instead of {wanted.get(name)!r}" for name in differing)
-        raise InputError(f"the moments in {folder} are stale, made with {told}; make the latents again")
+        raise InputError(f"the {what} in {folder} are stale, made with {told}; make the {what} again")
 
 
 def _read_statistics(path: Path, channels: int) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:

@@ -3,6 +3,7 @@
 Without a canvas (`canvas: null`) the same class is the paper's baseline: a learned mask token in the canvas's place.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -174,6 +175,10 @@ class CanvasMAR(nn.Module):
             no_history=no_history,
             no_canvas=no_canvas,
         )
+
+    def supervised(self, draws: Draws) -> int:
+        """Tokens whose prediction is learned in a step with these draws."""
+        return math.prod(draws.time.shape[:3])
 
     def forward(self, latents: Float[Tensor, "b t c h w"], draws: Draws) -> Losses:
         """Eq. 10, all rows in parallel: every frame but the first, and the first where that is learned too."""

@@ -71,12 +71,15 @@ class FrameByFrame(nn.Module):
 
     def remember(self, frames: Float[Tensor, "b t c h w"], memory: Memory | None) -> Memory:
         """The memory with these finished frames in it. Raises InputError for a beginning without a frame."""
-        if memory is None and frames.shape[1] == 0:
-            raise InputError("this model needs at least one latent frame of context; give one")
-        memory = memory or self.decoder.begin()
+        require_context(frames, memory)
+        memory = memory or self.nothing(len(frames))
         for frame in frames.unbind(1):
-            memory = Memory(memory.frames + 1, self.read(patchify(frame, 1), memory))
+            memory = memory.append(self.read(patchify(frame, 1), memory))
         return memory
+
+    def nothing(self, batch: int) -> Memory:
+        """The memory of so many videos before their first frame, without any condition."""
+        return self.decoder.begin()
 
     def read(self, x: Float[Tensor, "b n p"], memory: Memory) -> tuple[KeysValues, ...]:
         """What the layers know once they have seen the next finished frame."""
@@ -85,6 +88,12 @@ class FrameByFrame(nn.Module):
     def frame(self, x: Float[Tensor, "b n p"]) -> Float[Tensor, "b c h w"]:
         """The latent frame of these tokens, given in the order of the grid."""
         return unpatchify(x, self.config.latent[1], 1)
+
+
+def require_context(frames: Float[Tensor, "b t c h w"], memory: object | None) -> None:
+    """Raises InputError for a beginning without a frame."""
+    if memory is None and frames.shape[1] == 0:
+        raise InputError("this model needs at least one latent frame of context; give one")
 
 
 def require_frames(latents: Float[Tensor, "b t c h w"]) -> int:

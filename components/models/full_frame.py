@@ -2,7 +2,8 @@
 
 Every frame of a training clip has a noise level of its own, which its blocks are told (diffusion forcing); a finished
 frame is one of level zero. The first frame of a clip is denoised without any history, and so the same weights give the
-poorer condition of history guidance. Unlike DFoT's, attention is causal from frame to frame and frames come one by one.
+poorer condition of history guidance. `group` frames are denoised together, as DFoT does with all frames of a clip;
+unlike DFoT's, attention is causal from frame to frame.
 """
 
 from dataclasses import dataclass
@@ -28,9 +29,12 @@ class FullFrameConfig(FrameByFrameConfig):
     """The transformer is all there is: no masks, no head."""
 
     kind: Literal["full_frame"]
+    group: int  # frames that are denoised together in sampling, which training does not ask for
 
     def build(self) -> "FullFrame":
         """The model with fresh weights. Raises InputError if its parts do not fit one another."""
+        if self.group < 1:
+            raise InputError(f"model.group is {self.group}; it must be at least 1")
         return FullFrame(self)
 
 
@@ -76,11 +80,14 @@ class Under:
     """What a frame is denoised under: the finished frames, and the places of its tokens."""
 
     memory: Memory
-    angle: Float[Tensor, "b 1 n o"]
+    angle: Float[Tensor, "b 1 k o"]
+    mask: Bool[Tensor, "k l"]  # frames that are denoised together see those before them, as in training
 
 
 class FullFrame(FrameByFrame):
     """p(next frame | frames so far) as the flow of all its tokens together; sampled in one set."""
+
+    config: FullFrameConfig
 
     def __init__(self, config: FullFrameConfig) -> None:
         super().__init__(config, ModulatedBlock)
@@ -95,11 +102,20 @@ class FullFrame(FrameByFrame):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    @property
+    def group(self) -> int:
+        """Frames that are predicted together."""
+        return self.config.group
+
     def draw(self, latents: Float[Tensor, "b t c h w"], stream: Stream) -> Draws:
         """Noise and its level for every frame."""
         frames = require_frames(latents)
         noise = stream.fork("noise").normal(frames, self.tokens, self.numbers)
         return Draws(stream.fork("time").uniform(frames), noise)
+
+    def supervised(self, draws: Draws) -> int:
+        """Tokens whose prediction is learned in a step with these draws."""
+        return draws.time.numel() * self.tokens
 
     def forward(self, latents: Float[Tensor, "b t c h w"], draws: Draws) -> Losses:
         """The flow-matching loss of every frame, the mean over tokens and channels."""
@@ -123,24 +139,32 @@ class FullFrame(FrameByFrame):
     def propose(self, memory: Memory, stream: Stream, *, frame_noise: float, canvas_noise: float) -> Proposal:
         """No history, and the history; the noises of Eq. 11 and 12 have nothing to act on."""
         nothing = Memory(memory.frames, self.decoder.begin().layers)
-        constant = torch.ones(len(stream.samples), self.tokens, device=self.out.weight.device)
+        constant = torch.ones(len(stream.samples) * self.group, self.tokens, device=self.out.weight.device)
         return Proposal((nothing, memory), constant)
 
     def embed(
-        self, known: Float[Tensor, "b v p"], order: Int[Tensor, "b n"], conditions: tuple[Memory, ...], count: int
+        self, known: Float[Tensor, "r v p"], order: Int[Tensor, "r n"], conditions: tuple[Memory, ...], count: int
     ) -> tuple[Under, ...]:
-        """What the frame is denoised under. Raises InputError if only a part of it is asked for."""
+        """What the frames are denoised under. Raises InputError if only a part of them is asked for."""
         if count != self.tokens:
             raise InputError("this model denoises all tokens of a frame at once; set sampler.sets to 1")
-        return tuple(Under(memory, self.decoder.angles_of(order[:, None], memory.frames)) for memory in conditions)
+        places = order.unflatten(0, (-1, self.group))
+        causal = frame_causal(self.group, self.tokens, order.device)
+        unders = []
+        for memory in conditions:
+            angle = self.decoder.angles_of(places, memory.frames).flatten(1, 2)[:, None]
+            past = causal.new_ones(len(causal), memory.tokens)
+            unders.append(Under(memory, angle, torch.cat([past, causal], dim=1)))
+        return tuple(unders)
 
     def velocity(
-        self, x: Float[Tensor, "b n p"], time: float, embeddings: tuple[Under, ...]
-    ) -> tuple[Float[Tensor, "b n p"], ...]:
+        self, x: Float[Tensor, "r n p"], time: float, embeddings: tuple[Under, ...]
+    ) -> tuple[Float[Tensor, "r n p"], ...]:
         """The velocity of all tokens under each condition: a pass through all blocks for each."""
-        level = self._level(torch.full((len(x), 1), time, device=x.device))
+        tokens = self.decoder.embed(x.unflatten(0, (-1, self.group)).flatten(1, 2))
+        level = self._level(torch.full((len(tokens), self.group), time, device=x.device))
         velocities = []
         for under in embeddings:
-            z, _ = self.decoder.extend(self.decoder.embed(x), under.angle, under.memory, level)
-            velocities.append(self.out(z))
+            z, _ = self.decoder.extend(tokens, under.angle, under.memory, level, mask=under.mask)
+            velocities.append(self.out(z).unflatten(1, (self.group, -1)).flatten(0, 1))
         return tuple(velocities)

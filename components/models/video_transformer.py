@@ -32,6 +32,21 @@ class Memory:
 
     frames: int  # seen so far, an absolute count
     layers: tuple[KeysValues | None, ...]  # None before the first frame
+    given: Float[Tensor, "b l d"] | None = None  # the condition that all of it is seen under, where there is one
+
+    @property
+    def beside(self) -> tuple[Float[Tensor, "b l d"], ...]:
+        """What blocks take beside the tokens."""
+        return () if self.given is None else (self.given,)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it holds."""
+        return 0 if self.layers[0] is None else self.layers[0].keys.shape[2]
+
+    def append(self, layers: tuple[KeysValues, ...]) -> "Memory":
+        """The memory with one frame more."""
+        return Memory(self.frames + 1, layers, self.given)
 
 
 class VideoTransformer(nn.Module):
@@ -54,9 +69,9 @@ class VideoTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         initialise(self)
 
-    def begin(self) -> Memory:
-        """The memory of nothing."""
-        return Memory(0, (None,) * len(self.blocks))
+    def begin(self, given: Float[Tensor, "b l d"] | None = None) -> Memory:
+        """The memory of nothing, under a condition or none."""
+        return Memory(0, (None,) * len(self.blocks), given)
 
     def angles(self, first: int, frames: int) -> Float[Tensor, "t n o"]:
         """Rotary positions of so many frames from number `first` on. Raises InputError beyond the model's extent."""
@@ -87,11 +102,16 @@ class VideoTransformer(nn.Module):
         return self.norm(x)
 
     def extend(
-        self, x: Float[Tensor, "b k d"], angle: Float[Tensor, "... k o"], memory: Memory, *condition: Tensor
+        self,
+        x: Float[Tensor, "b k d"],
+        angle: Float[Tensor, "... k o"],
+        memory: Memory,
+        *condition: Tensor,
+        mask: Bool[Tensor, "k l"] | None = None,
     ) -> tuple[Float[Tensor, "b k d"], tuple[KeysValues, ...]]:
-        """z of tokens that see the memory and one another, and what the layers then know of both."""
+        """z of tokens that see the memory and one another, where no mask says less, and what the layers then know."""
         layers = []
         for block, past in zip(self.blocks, memory.layers, strict=True):
-            x, seen = block.extend(x, past, None, angle, *condition)  # type: ignore[operator]
+            x, seen = block.extend(x, past, mask, angle, *condition)  # type: ignore[operator]
             layers.append(seen)
         return self.norm(x), tuple(layers)

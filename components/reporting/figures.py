@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from components.reporting.drift import DRAWN
-from components.reporting.results import REFERENCES, Evaluation, Sweep, Window
+from components.reporting.results import REFERENCES, Evaluation, Score, Sweep, Window
 from components.reporting.tables import label, number, references_of, significant
 
 WIDE: Final = 9.6  # inches, on a desk
@@ -123,6 +123,20 @@ def calibration(told: Mapping[str, Mapping[str, Any]], theme: Theme, *, narrow: 
             panel.set_xlabel("predicted staticness")
         panels[0].set_ylim(0, 1)
         _legend(figure, panels, theme)
+        return _png(figure, theme)
+
+
+def against_time(points: Mapping[str, tuple[float, Score]], theme: Theme, *, narrow: bool = False) -> bytes:
+    """FVD with its interval against the milliseconds of a clip: what a row's quality costs."""
+    with _figure(1, theme, narrow, 3.6) as (figure, (panel,)):
+        for (row, (time, score)), colour in zip(points.items(), _colours(theme), strict=False):
+            fvd = score.numbers["fvd"]
+            ends = [[fvd - score.numbers.get("fvd_low", fvd)], [score.numbers.get("fvd_high", fvd) - fvd]]
+            panel.errorbar(time, fvd, yerr=ends, fmt="o", color=colour, label=row, capsize=3)
+        panel.set_xscale("log")
+        panel.set_xlabel("milliseconds of a clip, one at a time; left and down is better")
+        panel.set_title("FVD", loc="left")
+        _legend(figure, [panel], theme)
         return _png(figure, theme)
 
 

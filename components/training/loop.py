@@ -20,6 +20,8 @@ from components.training.recompute import recompute
 from components.training.resources import Clock, enough_memory, matmul_rate, memory_peak
 from components.training.watch import Window, mean_over_workers, team
 
+Batch = Any  # samples that can be sliced, counted and moved: a tensor, or what a model takes in its place
+
 
 @runtime_checkable
 class Trainable(Protocol):
@@ -39,9 +41,9 @@ class Data:
     """Where batches come from: numbers of samples in, tensors out."""
 
     batches: Callable[
-        [int], Iterator[tuple[tuple[int, ...], Tensor]]
+        [int], Iterator[tuple[tuple[int, ...], Batch]]
     ]  # from a step on: this worker's sample ids and batch
-    validation: Sequence[tuple[tuple[int, ...], Tensor]]
+    validation: Sequence[tuple[tuple[int, ...], Batch]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Training:
         """The averaged weights, under the model's names; all workers must ask for them."""
         return sharding.gathered(averaged_state(self.averaged))
 
-    def losses(self, model: Any, samples: tuple[int, ...], batch: Tensor, *purpose: str | int) -> Losses:
+    def losses(self, model: Any, samples: tuple[int, ...], batch: Batch, *purpose: str | int) -> Losses:
         """The losses of a batch; its chance belongs to the seed, the purpose and the samples, not to the worker."""
         stream = Stream.of(self.config.seed, samples, self.device).fork(*purpose)
         batch = batch.to(self.device, non_blocking=True)
@@ -121,12 +123,12 @@ class Training:
         best = team() * matmul_rate(self.device, getattr(torch, self.config.precision))
         return {"teraflops_per_second": done / 1e12, "share_of_matmul_peak": done / best}
 
-    def flops(self, batch: Tensor) -> float:
+    def flops(self, batch: Batch) -> float:
         """Floating-point operations of a step over all workers, without what is computed twice."""
         chances = draws(self.model, batch[:1], self.config.seed, range(self.step, self.step + DRAWS))
         return self.config.batch * flops(self.shapes, chances, batch[:1])
 
-    def accumulate(self, samples: tuple[int, ...], batch: Tensor) -> Losses:
+    def accumulate(self, samples: tuple[int, ...], batch: Batch) -> Losses:
         """Adds this worker's part of the gradient of the mean loss, a micro-batch at a time; workers exchange it once.
 
         Losses and gradient are scaled so that their mean over the workers is that over the whole batch, also where
@@ -149,12 +151,12 @@ class Training:
         most = math.ceil(self.config.batch / team())
         return math.ceil(most / (self.config.micro_batch or most))
 
-    def _parts(self, samples: tuple[int, ...], batch: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    def _parts(self, samples: tuple[int, ...], batch: Batch) -> Iterator[tuple[tuple[int, ...], Batch]]:
         size = self.config.micro_batch or max(1, len(samples))
         for start in range(0, len(samples), size):
             yield samples[start : start + size], batch[start : start + size]
 
-    def update(self, samples: tuple[int, ...], batch: Tensor) -> tuple[Losses, Tensor]:
+    def update(self, samples: tuple[int, ...], batch: Batch) -> tuple[Losses, Tensor]:
         """One step of the optimiser: the losses before it, and the norm of the gradient."""
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.accumulate(samples, batch)

@@ -75,7 +75,7 @@ def parameters(model: nn.Module) -> dict[str, int]:
     return {name: count for name, count in {**parts, "others": own}.items() if count}
 
 
-def draws(model: Any, batch: Tensor, seed: int, steps: Sequence[int]) -> list[Any]:
+def draws(model: Any, batch: Any, seed: int, steps: Sequence[int]) -> list[Any]:
     """The chance of these steps on a batch; `draw` asks nothing of a model's weights."""
     stream = Stream.of(seed, range(len(batch)), batch.device)
     return [model.draw(batch, stream.fork("step", step)) for step in steps]
@@ -86,7 +86,7 @@ def shapes(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).to("meta").train()
 
 
-def flops(model: nn.Module, chances: Sequence[Any], batch: Tensor) -> float:
+def flops(model: nn.Module, chances: Sequence[Any], batch: Any) -> float:
     """Floating-point operations of forward and backward on this batch, the mean over these draws; a model of shapes."""
     total = 0
     for chance in chances:

@@ -35,10 +35,11 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
     "gradio": ("pipeline/demo.py",),
     "starlette": ("pipeline/serve.py",),
     "optuna": ("components/proposals.py",),
+    "transformers": ("components/text.py",),
     "dvc": (),
 }
 # what an extra of pyproject.toml brings, and where alone it may be needed
-OPTIONAL: Final = {"gradio": "demo", "starlette": "serve", "diffusers": "pretrained"}
+OPTIONAL: Final = {"gradio": "demo", "starlette": "serve", "diffusers": "pretrained", "transformers": "text"}
 # a distribution whose import has another name
 DISTRIBUTIONS: Final = {"yaml": "pyyaml", "PIL": "pillow", "pybullet_data": "pybullet"}
 # what a machine has that only computes; timm brings torchvision

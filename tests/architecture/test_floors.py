@@ -9,7 +9,7 @@ import pytest
 from first_party import EVER, EVERYTHING, PACKAGES, Source, Tree, plant, project
 
 ROOMS: Final = ("data", "autoencoders", "models", "sampling", "metrics", "training", "reporting")
-TOOLS: Final = ("flow", "masking", "guidance", "nn", "space", "proposals")
+TOOLS: Final = ("flow", "masking", "guidance", "nn", "space", "proposals", "text")
 GROUND: Final = (
     "errors", "notation", "config", "randomness", "checkpoint", "tracking", "registry", "ledger", "weights", "lineage",
 )  # fmt: skip

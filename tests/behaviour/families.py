@@ -5,15 +5,19 @@ import torch
 from components.config import parse
 from components.models.kinds import Model
 from components.models.trained import Trained
+from components.randomness import Stream
+from components.sampling.frame import SamplerConfig
+from components.sampling.interface import FramePredictor
+from components.sampling.rollout import rollout
 from tests.behaviour.conftest import LATENT
 
 MASK = {"mean": 1.0, "std": 0.25, "low": 0.7}
 DECODER = {"width": 32, "heads": 2, "layers": 2, "extent": [8, 6, 6]}
 MASKED = {"latent": list(LATENT), "decoder": DECODER, "head": {"width": 24, "layers": 2, "repeats": 2}, "mask": MASK}
 KINDS = {
-    "videomar": {"kind": "videomar", **MASKED},
+    "videomar": {"kind": "videomar", **MASKED, "condition": None},
     "magi": {"kind": "magi", **MASKED, "history_levels": 5, "history_noise": 0.5},
-    "full_frame": {"kind": "full_frame", "latent": list(LATENT), "decoder": DECODER},
+    "full_frame": {"kind": "full_frame", "latent": list(LATENT), "decoder": DECODER, "group": 1},
 }
 
 
@@ -35,3 +39,8 @@ def opened(kind: str, **changes: object) -> Model:
 
 def clips(batch: int = 2, frames: int = 5) -> torch.Tensor:
     return torch.randn(batch, frames, *LATENT, generator=torch.Generator().manual_seed(1))
+
+
+def first(model: FramePredictor, context: torch.Tensor, sampler: SamplerConfig) -> torch.Tensor:
+    """The first frame after these."""
+    return next(rollout(model, context, 1, Stream.of(0, range(len(context))), sampler)).latent

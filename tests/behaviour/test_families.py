@@ -125,6 +125,15 @@ def test_the_same_draws_give_the_same_losses_and_a_sample_draws_the_same_in_any_
             assert torch.equal(a.noise[1:2], b.noise)
 
 
+@pytest.mark.parametrize(("kind", "least"), [("videomar", 0.7 / 4), ("magi", 0.7), ("full_frame", 1.25)])
+def test_the_tokens_that_are_supervised_are_those_that_the_loss_is_a_mean_of(kind, least):
+    """Of 2 clips of 4 predicted frames of 16 tokens, 70 to 100 % are masked; full-frame diffusion learns all five."""
+    model, latents = opened(kind), clips()
+    count = model.supervised(model.draw(latents, Stream.of(0, (0, 1))))
+    assert least * 2 * 4 * 16 - 8 <= count <= max(1.25, least / 0.7) * 2 * 4 * 16
+    assert kind != "full_frame" or count == 2 * 5 * 16
+
+
 @EVERY
 def test_every_parameter_gets_a_gradient(kind):
     model = opened(kind).train()

@@ -61,6 +61,32 @@ def test_every_frame_has_a_noise_level_of_its_own():
     assert len(set(time.flatten().tolist())) == 10
 
 
+def test_frames_that_are_denoised_together_follow_the_field_that_is_trained():
+    """Each sees those before it as noised as they are: the training pass with the same level for all of them."""
+    model, latents = opened("full_frame", group=2), clips(2, 4)
+    x, noise = patchify(latents, 1), torch.randn(2, 4, 16, 3)
+    time = torch.tensor([[0.0, 0.0, 0.4, 0.4]]).expand(2, -1)
+    draws = dataclasses.replace(model.draw(latents, Stream.of(0, (0, 1))), time=time, noise=noise)
+    seen = []
+    model.out.register_forward_hook(lambda *given: seen.append(given[2]))
+    model(latents, draws)
+    noised = torch.lerp(x[:, 2:], noise[:, 2:], torch.tensor(0.4)).flatten(0, 1)
+    order = torch.arange(16).expand(4, -1)
+    (under,) = model.embed(noised[:, :0], order, (model.remember(latents[:, :2], None),), 16)
+    (velocity,) = model.velocity(noised, 0.4, (under,))
+    torch.testing.assert_close(velocity, seen[0].unflatten(1, (4, -1))[:, 2:].flatten(0, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_video_comes_in_groups_and_ends_where_it_is_asked_to(sampler):
+    model = opened("full_frame", group=3)
+    one_set = sampler.model_copy(update={"sets": 1, "order": "random"})
+    steps = list(rollout(model, clips(2, 1), 4, Stream.of(0, (0, 1)), one_set))
+    assert [step.latent.shape for step in steps] == [(2, 3, 4, 4)] * 4
+    assert not torch.allclose(steps[0].latent, steps[1].latent)
+    with pytest.raises(InputError, match=r"model\.group is 0"):
+        opened("full_frame", group=0)
+
+
 def test_a_frame_in_several_sets_is_refused_in_one_sentence(sampler):
     model = opened("full_frame")
     with pytest.raises(InputError, match=r"set sampler\.sets to 1"):

@@ -1,12 +1,18 @@
-"""Claims about VideoMAR alone: its next-frame diffusion loss."""
+"""Claims about VideoMAR alone: its next-frame diffusion loss, its causality, its cache."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from components import checkpoint
+from components.models import videomar
+from components.nn.attention import frame_causal
 from components.nn.embeddings import patchify
 from components.randomness import Stream
+from components.sampling.rollout import rollout
 from tests.behaviour.families import clips, opened, tiny
 
 
@@ -56,3 +62,65 @@ def test_the_loss_is_on_masked_tokens_alone():
     tokens = patchify(latents[:, chosen.target], 1)
     hidden = chosen.order[:, chosen.visible :]
     assert torch.equal(seen[0], tokens.gather(1, hidden[..., None].expand(-1, -1, 3)))
+
+
+def test_under_a_total_mask_training_and_cached_sampling_would_part(monkeypatch):
+    """Frame-wise causality is what makes the cache exact: clean frames that see the masked one are other frames."""
+    model, latents = opened("videomar"), clips(2, 4)
+    chosen = dataclasses.replace(draws(model, latents), target=3)
+    seen = []
+    model.head.loss = lambda x, z, noise, time: seen.append(z) or z.sum()
+    model(latents, chosen)
+    monkeypatch.setattr(videomar, "frame_causal", lambda t, n, device: torch.ones(t * n, t * n, dtype=torch.bool))
+    model(latents, chosen)
+    assert not torch.allclose(seen[0], seen[1], atol=1e-3)
+
+
+def test_a_larger_grid_is_trained_on_from_a_smaller_ones_weights_without_anything_new(tmp_path):
+    """Progressive resolution: a recipe's `start` is all it takes, positions are not learned."""
+    small = opened("videomar")
+    checkpoint.save_weights(tmp_path / checkpoint.WEIGHTS, small.state_dict())
+    large = tiny("videomar", latent=[3, 6, 5])
+    assert checkpoint.begin_with(tmp_path / checkpoint.WEIGHTS, large, ()) == []
+    assert torch.equal(large.decoder.embed.weight, small.decoder.embed.weight)
+    latents = torch.randn(2, 3, 3, 6, 5)
+    assert torch.isfinite(large(latents, draws(large, latents)).total)
+
+
+class Uncached:
+    """The same model without a cache: all frames so far go through all blocks for every set of tokens."""
+
+    def __init__(self, model):
+        self.model = model
+        self.group, self.tokens, self.numbers = model.group, model.tokens, model.numbers
+        self.velocity, self.frame, self.guidable = model.velocity, model.frame, model.guidable
+
+    def remember(self, frames, memory):
+        return frames if memory is None else torch.cat([memory, frames], dim=1)
+
+    def propose(self, memory, stream, *, frame_noise, canvas_noise):
+        constant = torch.ones(len(memory), self.tokens)
+        return SimpleNamespace(conditions=(memory,), staticness=constant, canvas=None, static_scale=1.0)
+
+    def embed(self, known, order, conditions, count):
+        ((past,), model) = (conditions, self.model)
+        frames = past.shape[1]
+        clean = model.embed_clean(patchify(past, 1)).flatten(1, 2)
+        x = torch.cat([clean, model.with_mask_tokens(known[:, None])[:, 0]], dim=1)
+        behind = model.decoder.angles(0, frames).flatten(0, 1).expand(len(past), -1, -1)
+        angle = torch.cat([behind, model.decoder.angles_of(order[:, None], frames)[:, 0]], dim=1)
+        z = model.decoder(x, angle[:, None], frame_causal(frames + 1, self.tokens, x.device))
+        return (model.head.condition(z[:, -self.tokens :][:, known.shape[1] :][:, :count]),)
+
+
+def test_25_frames_with_the_cache_are_those_without_it_at_a_fourth_of_the_arithmetic_or_less(sampler):
+    model = opened("videomar", decoder={"width": 32, "heads": 2, "layers": 2, "extent": [25, 6, 6]})
+    plain = sampler.model_copy(update={"order": "random", "temporal_scale": 1.0, "flow_steps": 1})
+    operations, videos = [], []
+    for predictor in (model, Uncached(model)):
+        with FlopCounterMode(display=False) as counter:
+            steps = rollout(predictor, clips(2, 1), 24, Stream.of(0, (0, 1)), plain)
+            videos.append(torch.stack([step.latent for step in steps], dim=1))
+        operations.append(counter.get_total_flops())
+    torch.testing.assert_close(videos[0], videos[1], atol=1e-3, rtol=1e-3)
+    assert operations[1] > 4 * operations[0]

@@ -18,6 +18,7 @@ from components.models.kinds import ModelConfig
 from components.sampling.ablation import points
 from components.sampling.frame import SamplerConfig
 from components.sampling.search import SamplingSearch, changed, proposals
+from components.training import plan
 from components.training.optimizer import RecipeConfig
 from pipeline import ablate, preprocess, train, train_vae
 from pipeline.stage import Experiment, resolve
@@ -205,19 +206,36 @@ def test_the_models_of_the_comparison_have_as_many_parameters_as_canvasmar_withi
         with torch.device("meta"):
             model = Row("compare", row).model.build()
         counts[row] = sum(parameter.numel() for parameter in model.parameters())
-    assert counts == {row: pytest.approx(counts["canvasmar"], rel=0.05) for row in counts}
+    assert counts == {row: pytest.approx(counts["kuka-canvasmar"], rel=0.05) for row in counts}
 
 
-def test_the_rows_of_the_comparison_differ_in_model_sampler_and_search_alone() -> None:
+def test_the_trainings_of_the_comparison_take_as_much_arithmetic_as_canvasmars_within_a_twentieth() -> None:
+    work = {}
+    for row in tables("compare")["experiments"]:
+        chosen = Row("compare", row)
+        with torch.device("meta"):
+            model = chosen.model.build()
+        clip = torch.zeros(1, 9, *chosen.model.latent)
+        step = plan.flops(model, plan.draws(model, clip, 0, range(16)), clip)  # masks and targets differ by step
+        work[row] = chosen.recipe.steps * chosen.recipe.batch * step
+    assert work == {row: pytest.approx(work["kuka-canvasmar"], rel=0.05) for row in work}
+
+
+def test_the_rows_of_the_comparison_differ_in_model_sampler_and_length_of_training_alone() -> None:
+    content, default = tables("compare"), tables("default")
     rows = [
-        {table: name for table, name in row.items() if table not in ("model", "sampler", "search")}
-        for row in tables("compare")["experiments"].values()
+        {table: name for table, name in row.items() if table not in ("model", "sampler", "recipe")}
+        for row in content["experiments"].values()
     ]
     assert all(row == rows[0] for row in rows)
-    default = tables("default")
+    for recipe in (name for name in content["recipes"] if name != "vae"):
+        length = {name: content["recipes"][recipe][name] for name in ("steps", "warmup")}
+        assert content["recipes"][recipe] == default["recipes"]["model"] | length
     for table in ("simulations", "datasets", "autoencoders", "protocols"):
-        assert tables("compare")[table] == default[table]
-    assert tables("compare")["models"]["canvas"] == default["models"]["canvas"]
+        assert content[table] == default[table]
+    assert content["models"]["canvas"] == default["models"]["canvas"]
+    assert content["recipes"]["model"] == default["recipes"]["model"]
+    assert content["samplers"]["default"] == default["samplers"]["default"]
 
 
 def test_the_ablation_is_the_papers_figure_with_the_data_and_models_of_the_default() -> None:

@@ -1,0 +1,76 @@
+"""Hidden states of a tiny, randomly initialised Qwen2 that lies in a folder, and from its captions to a video."""
+
+import pytest
+import torch
+
+from components.data import conditions
+from components.data.conditions import ConditionKey, Conditions
+from components.errors import InputError
+from components.models.conditions import Conditioned, Given
+from components.randomness import Stream
+from components.sampling.rollout import rollout
+from components.text import TextConfig, TextEncoder
+from tests.behaviour.families import clips, first, opened
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    path = tmp_path_factory.mktemp("qwen2")
+    letters = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]  # every letter is a token
+    vocabulary = {letter: index for index, letter in enumerate(letters)}
+    transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[]).save_pretrained(path)
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = transformers.Qwen2Config(vocab_size=len(letters), num_hidden_layers=2, **size)
+    transformers.Qwen2Model(config).save_pretrained(path)
+    return path
+
+
+def encoder(folder, tokens=12):
+    return TextEncoder(TextConfig(encoder=str(folder), tokens=tokens), "cpu")
+
+
+def test_a_text_is_its_hidden_states_with_zeros_behind_its_end_whatever_stands_beside_it(folder):
+    encode = encoder(folder)
+    found = encode(["a robot", "a robot arm pushes a cube", ""])
+    assert found.shape == (3, 12, 16)
+    assert found.any(-1).sum(1).tolist() == [len("a robot"), 12, 0]
+    assert found[0, : len("a robot")].any(-1).all()
+    assert torch.equal(found[0], encode(["a robot"])[0])
+    torch.testing.assert_close(found[0, :7], found[1, :7])  # the encoder is causal: a longer text begins alike
+    assert not torch.allclose(encode(["a cube lifts"]), encode(["a robot lifts"]))
+
+
+def test_another_encoder_or_length_has_another_identity(folder):
+    assert encoder(folder).identity == encoder(folder).identity
+    assert encoder(folder).identity != encoder(folder, tokens=3).identity
+    changed = encoder(folder)
+    next(changed.model.parameters()).add_(1)
+    assert changed.identity != encoder(folder).identity
+
+
+def test_captions_beside_videos_become_a_condition_that_changes_the_prediction(folder, tmp_path):
+    path = tmp_path / "captions.csv"
+    path.write_text("video,caption\na.mp4,a robot arm pushes a cube\nb.mp4,a cube lifts\n", encoding="utf-8")
+    words, encode = conditions.read_words(path, "caption", ["a.mp4", "b.mp4"]), encoder(folder)
+    key = ConditionKey(clips="c", words="w", encoder=encode.identity, settings={"tokens": 12})
+    conditions.write(tmp_path / "out", {"train": ["a.mp4", "b.mp4"], "val": [], "test": []}, words, encode, key)
+    given = Conditions.open(tmp_path / "out", "train", key).read([0, 1])
+    model = opened("videomar", condition={"tokens": 12, "numbers": 16, "drop": 0.1})
+    both, chance = Conditioned(clips(2), given), Stream.of(0, (0, 1))
+    assert torch.isfinite(model(both, model.draw(both, chance)).total)
+    from tests.pipeline.test_presets import Row
+
+    sampler = Row("compare", "videomar").sampler.model_copy(update={"sets": 2, "flow_steps": 2, "temporal_scale": 3.0})
+    a, b = (first(Given(model, text), both.latents[:, :2], sampler) for text in (given, given.flip(0)))
+    assert not torch.allclose(a, b)
+    assert len(list(rollout(Given(model, given), both.latents[:, :1], 2, chance, sampler))) == 2
+
+
+def test_what_is_no_encoder_is_told_in_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="is no text encoder"):
+        TextEncoder(TextConfig(encoder=str(tmp_path), tokens=12), "cpu")
