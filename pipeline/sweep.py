@@ -140,7 +140,7 @@ def conclude(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple[pd.
     finished = [row for row in rows if row["status"] == "finished" and row[objectives[0]] == row[objectives[0]]]
     if not finished:
         raise InputError("every trial of the search failed; the messages above say why")
-    best = min(finished, key=lambda row: row[objectives[0]])
+    best = min(finished, key=lambda row: tuple(row[name] for name in objectives))  # equals by what comes next
     measured = [f"{name}{end}" for name in objectives for end in ("", "_low", "_high")]
     present = [name for name in (*measured, "gigaflops_per_frame", "step") if any(name in row for row in rows)]
     columns = ["trial", *search.space, *present, "front", "status", "error"]

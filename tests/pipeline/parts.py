@@ -31,5 +31,7 @@ def write_models(folder: Path, frames: int) -> str:
 
 
 def _save(folder: Path, module: torch.nn.Module, description: Any) -> None:
+    for weight in module.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)  # fresh ones hold zeros, which no setting of a sampler moves
     checkpoint.save_weights(folder / checkpoint.WEIGHTS, module.state_dict())
     checkpoint.describe(folder, description)

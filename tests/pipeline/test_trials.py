@@ -53,7 +53,7 @@ def main(kind, folder):
     if kind == "listed":
         show(trials.search(trial, [{"x": x} for x in range(6)], (folder, 0.0), **given))
     elif kind == "slow":
-        show(trials.search(trial, [{"x": x} for x in (0, 1, 2, 4, 5, 6)], (folder, 2.0), **given))
+        show(trials.search(trial, [{"x": x} for x in (0, 1, 2, 4, 5, 6)], (folder, 5.0), **given))
     elif kind == "optuna":
         for _ in range(2):
             space = {"x": Uniform(uniform=(-4.0, 4.0))}
