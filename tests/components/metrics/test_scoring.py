@@ -73,6 +73,6 @@ def test_windows_too_short_for_fvd_have_a_frame_distance_of_their_own_frames(jud
     first, second = judge.score("worse", predicted).windows
     assert "fvd" not in first
     assert first["frame_distance"] == pytest.approx(0, abs=1e-6)
-    assert second["frame_distance"] > 1e-3
+    assert second["frame_distance"] > 1e-5  # of a network with small random weights
     seen = [pictures.embeddings(one[:, 8:], judge.lpips) for one in (judge.truth, predicted)]
     assert second["frame_distance"] == pytest.approx(pictures.distance(*seen), rel=1e-4)
