@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.metrics import fvd, intervals
+from components.metrics import fvd
 from components.metrics.fvd import ProtocolConfig
 from components.metrics.intervals import Estimate
 from components.sampling.frame import SamplerConfig
@@ -78,12 +78,13 @@ def loaded(folders: Folders, resolution: int) -> tuple[Predictor, Features]:
 
 def trial(setting: Mapping[str, Any], shared: Scoring) -> dict[str, float]:
     """FVD on the validation clips with its interval, and the time and the arithmetic of a frame, for one setting."""
+    used = cluster.measure()
     with shared.log.child(named(setting), dict(setting), {"part": "trial"}) as log:
         fake, milliseconds, gigaflops = features(changed(shared.sampler, setting), shared)
         found = fvd.score(shared.real, fake, shared.blocks)
         metrics = {"fvd": found.value, **ends("fvd", found)}
         metrics |= {"milliseconds_per_frame": milliseconds, "gigaflops_per_frame": gigaflops}
-        log.metrics(metrics)
+        log.metrics(metrics | used.use().metrics())
     return metrics
 
 
@@ -116,8 +117,7 @@ def compare(winner: SamplerConfig, shared: Scoring) -> dict[str, float]:
     numbers = {name: score.value for name, score in scores.items()}
     for name, score in scores.items():
         numbers |= ends(name, score)
-    one, other = (fvd.leaving_out(shared.real, fake, max(shared.blocks, 1)) for fake in (best, first))
-    gain = intervals.estimate(lambda *gone: one(*gone) - other(*gone), shared.blocks)
+    gain = fvd.difference(shared.real, best, first, shared.blocks)
     return numbers | {"fvd_unseen_difference": gain.value} | ends("fvd_unseen_difference", gain)
 
 

@@ -51,7 +51,7 @@ class Training:
 def trial(setting: Mapping[str, Any], shared: Training) -> Iterator[dict[str, float]]:
     """Losses at every validation, each with its step. Raises InputError for an objective that the model has not."""
     chosen = shared.changed(setting)
-    worker = Worker(0, 1, cluster.device(), nn.Identity(), None)
+    worker, used = Worker(0, 1, cluster.device(), nn.Identity(), None), cluster.measure()
     with shared.log.child(named(setting), dict(setting), {"part": "trial"}) as log:
         (phase,) = chosen.recipe.parts()
         start = chosen.recipe.start
@@ -60,7 +60,7 @@ def trial(setting: Mapping[str, Any], shared: Training) -> Iterator[dict[str, fl
         for progress in loop.fit(training, data):
             losses = {name: value for name, value in progress.metrics.items() if name.startswith("validation_")}
             if losses:
-                log.metrics(progress.metrics, progress.step)
+                log.metrics(progress.metrics | used.use().metrics(), progress.step)
                 for name in shared.search.objectives:
                     if name not in losses:
                         raise InputError(f"nobody reports {name}: this model's training has {', '.join(losses)}")

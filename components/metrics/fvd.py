@@ -131,9 +131,9 @@ def difference(
     Both leave out the same clips together, so what makes a clip hard for both does not widen the interval, as it does
     those of `score`. Where row i of both was drawn by the same chance, that goes too.
     """
-    fewer = min(len(real), len(fake))
-    first, second = (leaving_out(real, of, min(blocks, fewer)) for of in (fake, other))
-    return intervals.estimate(lambda *gone: first(*gone) - second(*gone), min(blocks, fewer))
+    parts = min(blocks, len(real), len(fake))
+    first, second = (leaving_out(real, of, max(parts, 1)) for of in (fake, other))
+    return intervals.estimate(lambda *gone: first(*gone) - second(*gone), parts)
 
 
 def leaving_out(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: int) -> Callable[..., float]:
