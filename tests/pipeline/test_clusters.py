@@ -122,7 +122,7 @@ def short(project: Path, edit: Callable[[Path, str, Any], None]) -> Path:
     content = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
     content["stages"] = {name: content["stages"][name] for name in ("simulate", "preprocess", "train")}
     (project / "dvc.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    for key, value in {"steps": 300, "checkpoint_every": 30, "log_every": 10, "validate_every": 300}.items():
+    for key, value in {"steps": 1000, "checkpoint_every": 100, "log_every": 20, "validate_every": 1000}.items():
         edit(project, f"recipes.model.{key}", value)
     edit(project, "prices", {"currency": "EUR", "cpu_hour": 0.5, "gpu_hour": 2.0})
     return project
@@ -159,12 +159,11 @@ def test_jobs_on_shared_storage_outlive_a_node_and_do_not_disturb_each_other(clu
     first, second = (cluster.submit(short, f"train@{row}") for row in ROWS)
     states = short / ".state" / "training"
     wait_for(lambda: list(states.glob("*/checkpoint_*")), "the first checkpoint")
-    lost = wait_for(lambda: training_node(cluster), "a training on a node")
-    end(lost)
-    second.send_signal(signal.SIGINT)
+    second.send_signal(signal.SIGINT)  # while its job still trains, or waits for a node
     left = finish(second, 130)
     name = next(line.split()[1].rstrip(";") for line in left.splitlines() if line.startswith("  job "))
     assert f"{name} goes on; `python -m pipeline.submit --follow {name}` shows it again" in left
+    end(wait_for(lambda: training_node(cluster), "a training on a node"))
     finish(first)
     finish(cluster.submit(short, "--follow", name))
     assert "up to date" in run(short, "dvc", "status", *(f"train@{row}" for row in ROWS)).stdout
