@@ -97,7 +97,7 @@ def test_another_sampler_value_trains_nothing_again(journey, tmp_path):
     folder = copy(journey, tmp_path)
     told = run(folder, "dvc", "exp", "run", "-S", "samplers.default.flow_steps=3").stdout
     ran = {line.split("'")[1].split("@")[0] for line in told.splitlines() if line.startswith("Running stage")}
-    assert ran == {"sweep", "evaluate", "report"}
+    assert ran == {"sweep", "evaluate", "ablate", "report"}
     assert "Running stage 'sweep@kuka-no-canvas'" not in told
 
 
