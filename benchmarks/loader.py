@@ -19,12 +19,13 @@ from components.data.loading import ReadAhead, sample_ids
 
 
 def write(folder: Path, clips: int, shape: tuple[int, int, int, int], shard: int) -> None:
-    """Random moments, stored as the cache stores them."""
+    """Random moments, stored as the cache stores them: so many to train on, and one to validate on."""
     generator = torch.Generator().manual_seed(0)
     reports = [
         latents.write_shard(folder, "train", index, torch.randn(min(shard, clips - start), *shape, generator=generator))
         for index, start in enumerate(range(0, clips, shard))
     ]
+    reports.append(latents.write_shard(folder, "val", 0, torch.randn(1, *shape, generator=generator)))
     latents.finish(folder, reports, LatentKey(autoencoder="random", clips="random", settings={}))
 
 
