@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import clock, table
 from benchmarks.table import Table, Value
+from components import heap
 from components.config import Config, parse, read_yaml
 from components.errors import InputError
 
@@ -95,6 +96,7 @@ def read(given: argparse.Namespace, batches: tuple[int, ...]) -> Choices:
 def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Table]) -> None:
     """A benchmark's command line: prints its table, writes the file, tells bad input in one sentence."""
     given = options.parse_args()
+    heap.keep()  # as in every stage
     try:
         measured = measure(given)
     except InputError as error:

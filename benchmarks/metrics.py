@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components import heap
 from components.metrics import frechet, i3d
 from components.metrics.i3d import I3D, Unit
 
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("data/weights"), help="folder of i3d.safetensors")
     parser.add_argument("--clips", type=int, default=16, help="a side, for each way")
     arguments = parser.parse_args()
+    heap.keep()  # as in every stage
     fast = I3D.load(arguments.weights / "i3d.safetensors")
     slow = plain(fast)
     real, fake = moving(arguments.clips, 2.0, 0), moving(arguments.clips, 3.0, 1)

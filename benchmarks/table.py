@@ -1,6 +1,7 @@
 """A table of measurements on the terminal, as markdown and as JSON."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from components.errors import InputError
 
+WIDE = 400  # characters
 Value = str | int | float | None
 
 
@@ -58,7 +60,8 @@ def show(table: Table) -> None:
         shown.add_column(column, justify="left" if column == table.columns[0] else "right")
     for cells in table.cells():
         shown.add_row(*cells)
-    Console().print(shown)
+    widest = None if sys.stdout.isatty() else WIDE  # a file or a pipe has no edge that a table would have to fit into
+    Console(width=widest).print(shown)
 
 
 def check_out(out: Path | None) -> None:

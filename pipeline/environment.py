@@ -7,6 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
+from components import heap
+
 VARIABLES = {
     "RAY_AUTH_MODE": "token",  # a cluster listens on all interfaces: nobody else on the machine may give it work
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -29,6 +31,7 @@ VARIABLES = {
 
 def apply(root: Path) -> None:
     """Sets what the user's shell has not set; a cluster of our own gets a token of its own if the user has none."""
+    heap.keep()
     for name, value in variables(root).items():
         os.environ.setdefault(name, value)
     known = (os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH"))
@@ -46,6 +49,7 @@ def variables(root: Path) -> dict[str, str]:
     """All of it for the project in this folder, for a shell or for the workers of a cluster."""
     return {
         **VARIABLES,
+        **heap.VARIABLES,
         "MLFLOW_TRACKING_URI": f"sqlite:///{root.resolve() / 'mlruns' / 'mlflow.db'}",
         "PYTHONPATH": str(root.resolve()),
     }

@@ -11,7 +11,8 @@ from first_party import EVER, EVERYTHING, PACKAGES, Source, Tree, plant, project
 ROOMS: Final = ("data", "autoencoders", "models", "sampling", "metrics", "training", "reporting")
 TOOLS: Final = ("flow", "masking", "guidance", "nn", "space", "proposals", "text")
 GROUND: Final = (
-    "errors", "notation", "config", "randomness", "checkpoint", "tracking", "registry", "ledger", "weights", "lineage",
+    "errors", "heap", "notation", "config", "randomness", "checkpoint", "tracking", "registry", "ledger", "weights",
+    "lineage",
 )  # fmt: skip
 # what the stages share; every other file of pipeline/ is a stage, which has a `main` and is imported by nobody
 SHARED: Final = (
