@@ -24,6 +24,7 @@ def main() -> None:
     if served:
         return
     say("Ctrl-C ends it")
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # ten more processes, for what we do not use
     words = ["server", "--backend-store-uri", where, "--host", "127.0.0.1", "--port", port, "--workers", "1"]
     allowed = ["--allowed-hosts", f"127.0.0.1:{port},localhost:{port}"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *words, *allowed])

@@ -39,13 +39,13 @@ class Episode(Source):
     offset: int  # bytes
     camera: Camera
 
-    def read(self, size: tuple[int, int]) -> video.Video:
+    def scan(self, size: tuple[int, int], take: video.Take) -> video.Facts:
         """Its frames. Raises InputError for a record that is cut off, damaged or without pictures of this camera."""
         try:
             features = tfrecords.byte_features(tfrecords.read(self.path, self.offset))
         except ValueError as error:
             raise InputError(f"{self.path} has no Example at byte {self.offset} ({error}); copy it again") from None
-        return video.from_pictures(np.stack(list(self._pictures(features))), size, declared=FRAMES)
+        return video.from_pictures(np.stack(list(self._pictures(features))), size, FRAMES, take)
 
     def _pictures(self, features: dict[str, bytes]) -> Iterator[np.ndarray]:
         frames = sorted(int(key.split("/")[0]) for key in features if re.fullmatch(rf"\d+/{self.camera}/encoded", key))

@@ -46,9 +46,12 @@ class Source:
     name: str
     path: Path
 
-    def read(self, size: tuple[int, int]) -> video.Video:
-        """All its frames, resized and cropped to `size` (height, width) in pixels. Raises InputError for a bad one."""
-        return video.read(self.path, size)
+    def scan(self, size: tuple[int, int], take: video.Take) -> video.Facts:
+        """Hands over its frames, resized and cropped to `size` (height, width) in pixels, in order, a few at a time.
+
+        Raises InputError for a bad one, which may be after some frames.
+        """
+        return video.scan(self.path, size, take)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Cutting(Config):
     """How clips are cut out of the videos in the folder `path`.
 
     A clip is `frames` frames, every `stride`-th of the video; from one clip's first frame to the next it is `step`
-    frames of the video. A shard of `shard` videos is one job and is held in memory as a whole.
+    frames of the video. A shard of `shard` videos is one job; of it a clip and some frames are in memory at a time.
     """
 
     path: str

@@ -64,7 +64,7 @@ class ShardReport(Config):
 
 
 def jobs(sources: Sequence[Source], config: DatasetConfig) -> tuple[ShardJob, ...]:
-    """The work in pieces of `config.shard` videos, by split and name; a piece is held in memory as a whole."""
+    """The work in pieces of `config.shard` videos, by split and name."""
     pieces = []
     for split in SPLITS:
         videos = sorted((source for source in sources if source.split == split), key=lambda source: source.name)
@@ -75,38 +75,70 @@ def jobs(sources: Sequence[Source], config: DatasetConfig) -> tuple[ShardJob, ..
     return tuple(pieces)
 
 
+class _Cutter:
+    """Cuts the clips of one video while its frames come, and holds no more of them than the next clip needs."""
+
+    def __init__(self, config: DatasetConfig, spool: shards.Spool) -> None:
+        self._config, self._spool = config, spool
+        self._held: UInt8[Tensor, "f c h w"] | None = None
+        self._begin = 0  # the number of the first frame that is held
+        self._next = 0  # that of the next clip's first frame
+        self._digest = hashlib.sha256()
+        self.first_frames: list[int] = []
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all frames so far."""
+        return self._digest.hexdigest()
+
+    def take(self, frames: UInt8[Tensor, "f c h w"]) -> None:
+        """The next frames."""
+        self._digest.update(frames.numpy())
+        held = frames if self._held is None else torch.cat([self._held, frames])
+        span = _span(self._config)
+        while self._next + span <= self._begin + len(held):
+            start = self._next - self._begin
+            self._spool.append(held[None, start : start + span : self._config.stride])
+            self.first_frames.append(self._next)
+            self._next += self._config.step
+        gone = min(self._next - self._begin, len(held))
+        self._held, self._begin = held[gone:], self._begin + gone
+
+
 def write_shard(job: ShardJob, config: DatasetConfig, state: Path) -> ShardReport:
     """Decode the videos of a job, each once and in order, and write their clips as one shard of uint8 "b f c h w".
 
-    What became of it stands beside the shard when that is whole, for `finished`.
+    What became of it stands beside the shard when that is whole, for `finished`. Raises InputError if it cannot be
+    written.
     """
     stamp = _stamp(job, config)
     cuts: list[Cut] = []
-    rows: list[UInt8[Tensor, "b f c h w"]] = []
     rejections: list[Finding] = []
     doubts: list[Finding] = []
     digests: dict[str, str] = {}
-    for source in job.videos:
-        try:
-            film = source.read(config.resolution)
-        except InputError as error:
-            rejections.append(Finding(kind="broken", split=job.split, video=source.name, reason=_reason(error, source)))
-            continue
-        first_frames = _first_frames(len(film.frames), config)
-        if not first_frames:
-            reason = _too_short(len(film.frames), config)
-            rejections.append(Finding(kind="short", split=job.split, video=source.name, reason=reason))
-            continue
-        doubts += [Finding(kind="suspicious", split=job.split, video=source.name, reason=r) for r in _doubts(film)]
-        cuts += [Cut(video=source.name, first_frame=first) for first in first_frames]
-        span = _span(config)
-        rows.append(torch.stack([film.frames[first : first + span : config.stride] for first in first_frames]))
-        digests[source.name] = hashlib.sha256(film.frames.numpy().tobytes()).hexdigest()
+    with shards.spool(state, job.split, job.index) as spool:
+        for source in job.videos:
+            cutter = _Cutter(config, spool)
+            try:
+                facts = source.scan(config.resolution, cutter.take)
+            except InputError as error:
+                spool.back(len(cuts))
+                reason = _reason(error, source)
+                rejections.append(Finding(kind="broken", split=job.split, video=source.name, reason=reason))
+                continue
+            if not cutter.first_frames:
+                reason = _too_short(facts.count, config)
+                rejections.append(Finding(kind="short", split=job.split, video=source.name, reason=reason))
+                continue
+            doubts += [Finding(kind="suspicious", split=job.split, video=source.name, reason=r) for r in _doubts(facts)]
+            cuts += [Cut(video=source.name, first_frame=first) for first in cutter.first_frames]
+            digests[source.name] = cutter.digest
+        shard = spool.close() if cuts else None
     report = ShardReport(
         split=job.split,
         index=job.index,
         videos=len(job.videos),
-        shard=shards.write_rows(state, job.split, job.index, torch.cat(rows)) if rows else None,
+        shard=shard,
         clips=tuple(cuts),
         rejections=tuple(rejections),
         doubts=tuple(doubts),
@@ -163,25 +195,21 @@ def _span(config: DatasetConfig) -> int:
     return (config.frames - 1) * config.stride + 1
 
 
-def _first_frames(count: int, config: DatasetConfig) -> range:
-    return range(0, count - _span(config) + 1, config.step)
-
-
 def _too_short(count: int, config: DatasetConfig) -> str:
     spaced = f" ({config.frames} of every {config.stride})" if config.stride > 1 else ""
     return f"has {count} {'frame' if count == 1 else 'frames'}, a clip needs {_span(config)}{spaced}"
 
 
-def _doubts(film: video.Video) -> list[str]:
+def _doubts(facts: video.Facts) -> list[str]:
     """What may be wrong with a video that can be read."""
     told = []
-    if film.repeated > _MOST_REPEATED:
-        told.append(f"repeats {film.repeated:.0%} of its frames")
-    promised, count = film.duration * film.fps, len(film.frames)
+    if facts.repeated > _MOST_REPEATED:
+        told.append(f"repeats {facts.repeated:.0%} of its frames")
+    promised, count = facts.duration * facts.fps, facts.count
     if promised and abs(count - promised) > max(1.5, _LENGTH_TOLERANCE * promised):
-        told.append(f"has {count} frames, but its {film.duration:.3g} s promise {promised:.0f}")
-    if len(film.sizes) > 1:
-        told.append(f"changes its resolution: {', then '.join(f'{w} x {h}' for h, w in film.sizes)}")
+        told.append(f"has {count} frames, but its {facts.duration:.3g} s promise {promised:.0f}")
+    if len(facts.sizes) > 1:
+        told.append(f"changes its resolution: {', then '.join(f'{w} x {h}' for h, w in facts.sizes)}")
     return told
 
 
@@ -261,7 +289,10 @@ def _moved(report: ShardReport, rows: list[int], state: Path, out: Path) -> Shar
     if len(rows) == report.shard.rows:
         shards.move(state / report.shard.file, out)
         return report.shard
-    return shards.write_rows(out, report.split, report.index, shards.load(state / report.shard.file)[rows])
+    with shards.spool(out, report.split, report.index) as spool:
+        for row in shards.some(state / report.shard.file, rows):
+            spool.append(row)
+        return spool.close()
 
 
 def _write_index(out: Path, reports: Sequence[ShardReport], stride: int) -> str:

@@ -8,18 +8,19 @@ import bisect
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, BinaryIO, Final, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Shaped, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components import config
@@ -30,6 +31,8 @@ Split = Literal["train", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 MANIFEST: Final = "manifest.json"
 _TENSOR: Final = "rows"
+_HEAD: Final = 256  # bytes before the rows: eight of its own length, the description, blanks
+_TYPES: Final = {torch.uint8: "U8", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class Shard(Config):
@@ -59,27 +62,83 @@ class Manifest(Config):
 M = TypeVar("M", bound=Manifest)
 
 
-def write_rows(out: Path, split: Split, index: int, rows: Shaped[Tensor, "b ..."]) -> Shard:
-    """Write out/<split>-<index>.safetensors, whole or not at all, and describe it. Raises InputError if it cannot."""
-    path = out / f"{split}-{index:05d}.safetensors"
+class Spool:
+    """A shard whose rows are appended as they come: none of them stays in memory."""
+
+    def __init__(self, path: Path, split: Split, index: int, file: BinaryIO) -> None:
+        """`file` is open and empty, and takes the place of `path` in the end."""
+        self._path, self._split, self._index, self._file = path, split, index, file
+        self._kind: tuple[tuple[int, ...], torch.dtype] | None = None  # of the first row, and so of all
+        self.rows = 0
+
+    def append(self, rows: Shaped[Tensor, "b ..."]) -> None:
+        """Rows after those that are there. Raises ValueError for another shape or type, OSError."""
+        kind = tuple(rows.shape[1:]), rows.dtype
+        self._kind = self._kind or kind
+        if kind != self._kind:
+            raise ValueError(f"rows of {kind} in a shard of {self._kind}")
+        self._file.seek(self._end())
+        for row in rows:
+            self._file.write(_bytes(row.contiguous()))
+        self.rows += len(rows)
+
+    def back(self, rows: int) -> None:
+        """Forget all rows but the first so many."""
+        self.rows = rows
+
+    def close(self) -> Shard:
+        """The shard, in its place and described: what safetensors reads. Raises ValueError without a row, OSError."""
+        if self._kind is None:
+            raise ValueError("a shard needs rows")
+        shape, dtype = self._kind
+        end = self._end()
+        entry = {"dtype": _TYPES[dtype], "shape": [self.rows, *shape], "data_offsets": [0, end - _HEAD]}
+        head = json.dumps({_TENSOR: entry}, separators=(",", ":")).encode().ljust(_HEAD - 8)
+        self._file.truncate(end)
+        self._file.seek(0)
+        self._file.write(struct.pack("<Q", len(head)) + head)
+        self._file.close()
+        digest = sha256(Path(self._file.name))
+        os.replace(self._file.name, self._path)
+        return Shard(
+            split=self._split, index=self._index, file=self._path.name, rows=self.rows, bytes=end, sha256=digest
+        )
+
+    def _end(self) -> int:
+        shape, dtype = self._kind or ((0,), torch.uint8)
+        return _HEAD + self.rows * math.prod(shape) * dtype.itemsize
+
+
+@contextmanager
+def spool(folder: Path, split: Split, index: int) -> Iterator[Spool]:
+    """The shard folder/<split>-<index>.safetensors in the making; without its `close` nothing is left of it.
+
+    Raises InputError if it cannot be written.
+    """
+    path = folder / f"{split}-{index:05d}.safetensors"
     aside = path.with_name(f".{path.name}.partial")
     with _writing(path):
-        out.mkdir(parents=True, exist_ok=True)
-        save_file({_TENSOR: rows.contiguous()}, aside)
-        os.replace(aside, path)
-    return Shard(
-        split=split,
-        index=index,
-        file=path.name,
-        rows=len(rows),
-        bytes=path.stat().st_size,
-        sha256=sha256(path),
-    )
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                yield Spool(path, split, index, file)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
-def load(path: Path) -> Shaped[Tensor, "b ..."]:
-    """All rows of a shard."""
-    return load_file(path)[_TENSOR]
+def write_rows(out: Path, split: Split, index: int, rows: Shaped[Tensor, "b ..."]) -> Shard:
+    """Rows that are there already as a shard. Raises InputError if it cannot be written."""
+    with spool(out, split, index) as spooled:
+        spooled.append(rows)
+        return spooled.close()
+
+
+def some(path: Path, rows: Iterable[int]) -> Iterator[Shaped[Tensor, "1 ..."]]:
+    """These rows of a shard, one at a time."""
+    with safe_open(path, framework="pt") as file:
+        stored = file.get_slice(_TENSOR)
+        for row in rows:
+            yield stored[row : row + 1]
 
 
 def move(path: Path, folder: Path) -> None:

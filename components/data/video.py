@@ -7,9 +7,9 @@ one that crosses a fork hangs.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -42,16 +42,26 @@ QUALITY: Final = "12"  # H.264's constant rate factor: 0 is lossless, 51 the wor
 
 
 @dataclass(frozen=True, slots=True)
-class Video:
-    """A whole video file in memory, and what its container says of it."""
+class Facts:
+    """What the container of a video says, and what was seen of its frames."""
 
-    frames: UInt8[Tensor, "f c h w"]  # RGB
+    count: int  # frames that were read
     fps: float  # frames a second, on average; 0 where the file does not say
     declared: int  # frames that the container announces; 0 where it does not say
     duration: float  # seconds that the container announces; 0 where it does not say
     repeated: float  # share of frames that equal the one before them bit for bit, as decoded
     sizes: tuple[tuple[int, int], ...]  # height, width in pixels of its pictures, in the order in which they come
     reader: Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Video(Facts):
+    """A whole video file in memory."""
+
+    frames: UInt8[Tensor, "f c h w"]  # RGB
+
+
+Take = Callable[[UInt8[Tensor, "f c h w"]], None]  # what is done with some frames of a video, in their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,35 +80,41 @@ class _Header:
         return float(min(self.declared or shown, shown or self.declared))
 
 
-def read(path: Path, size: tuple[int, int]) -> Video:
-    """All frames of a video file, each resized and cropped to `size` (height, width) in pixels by `fit`.
+def scan(path: Path, size: tuple[int, int], take: Take) -> Facts:
+    """Hands over all frames of a video file in order, a few at a time, so that it may be of any length.
 
-    Raises InputError for a file that is missing, empty, no video, sound only, damaged, cut off or without frames.
+    Each frame is resized and cropped to `size` (height, width) in pixels by `fit`. Raises InputError for a file that is
+    missing, empty, no video, sound only, damaged, cut off or without frames; for the last three after some frames.
     """
     header = _probe(path)
-    fitted, repeats = [], 0
+    count = repeats = 0
     before: list[ndarray] = []
     reader: Reader = "decord"
     for name, chunk in _chunks(path, header):
         reader = name
         repeats += sum(_equal(*pair) for pair in pairwise([*before, *chunk]))
         before = [chunk[-1]]
-        fitted.append(fit(_tensor(chunk), size))
-    whole = torch.cat(fitted)
-    sizes = header.sizes
-    return Video(whole, header.fps, header.declared, header.duration, repeats / len(whole), sizes, reader)
+        count += len(chunk)
+        take(fit(_tensor(chunk), size))
+    return Facts(count, header.fps, header.declared, header.duration, repeats / count, header.sizes, reader)
 
 
-def from_pictures(pictures: UInt8[ndarray, "f h w 3"], size: tuple[int, int], declared: int) -> Video:
-    """Pictures that are no file as a video of `declared` frames, resized and cropped as `read` does."""
+def read(path: Path, size: tuple[int, int]) -> Video:
+    """The same frames at once, for videos that memory holds; raises as `scan` does."""
+    fitted: list[Tensor] = []
+    facts = scan(path, size, fitted.append)
+    return Video(**{field.name: getattr(facts, field.name) for field in fields(facts)}, frames=torch.cat(fitted))
+
+
+def from_pictures(pictures: UInt8[ndarray, "f h w 3"], size: tuple[int, int], declared: int, take: Take) -> Facts:
+    """Pictures that are no file as a video of `declared` frames, handed over as `scan` does."""
     repeats = sum(_equal(*pair) for pair in pairwise(pictures))
-    height, width = pictures.shape[1:3]
-    fitted = fit(_tensor(pictures), size)
-    return Video(fitted, 0.0, declared, 0.0, repeats / len(fitted), ((height, width),), "pictures")
+    take(fit(_tensor(pictures), size))
+    return Facts(len(pictures), 0.0, declared, 0.0, repeats / len(pictures), (pictures.shape[1:3],), "pictures")
 
 
 def frames(path: Path, size: tuple[int, int]) -> Iterator[UInt8[Tensor, "f c h w"]]:
-    """The frames that `read` gives, a few at a time, for videos too long to hold; raises as `read` does."""
+    """The same frames a few at a time, for one who may stop before the end; raises as `scan` does."""
     for _, chunk in _chunks(path, _probe(path)):
         yield fit(_tensor(chunk), size)
 

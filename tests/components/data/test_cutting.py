@@ -1,21 +1,26 @@
 import csv
+import hashlib
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from components import config
-from components.data import cutting, sources, video
+from components.data import cutting, shards, sources, video
 from components.data.clips import Clips
 from components.data.cutting import ShardReport
 from components.data.selection import evaluation_clips
 from components.data.sources import FolderConfig
 from components.errors import InputError
 
-DROID = Path(__file__).parents[4] / "shared" / "data" / "droid"
+ROOT = Path(__file__).parents[3]
+DROID = ROOT.parent / "shared" / "data" / "droid"
 FRAMES = {  # frames of each video: two shards of train, one of val, one of test
     "train/a.mp4": 9,
     "train/b & <b>.mp4": 12,
@@ -105,6 +110,57 @@ def test_a_video_is_too_short_only_where_no_clip_fits(videos, tmp_path, frames, 
     report = cutting.write_shard(job, choices, tmp_path)
     assert [finding.reason for finding in report.rejections] == ([reason] if reason else [])
     assert len(report.clips) == (0 if reason else 1)
+
+
+@pytest.mark.parametrize(("frames", "stride", "step"), [(5, 1, 4), (5, 1, 1), (3, 2, 9), (1, 1, 1), (2, 4, 3)])
+@pytest.mark.parametrize("chunk", [1, 2, 5, 64])
+def test_clips_do_not_depend_on_how_many_frames_come_at_a_time(
+    videos, tmp_path, monkeypatch, frames, stride, step, chunk
+):
+    whole = video.read(videos / "train/b & <b>.mp4", (16, 24)).frames
+    monkeypatch.setattr(video, "CHUNK_FRAMES", chunk)
+    choices = folder_config(videos, frames=frames, stride=stride, step=step)
+    job = cutting.jobs(sources.find(choices).videos, choices)[0]
+    report = cutting.write_shard(job, choices, tmp_path)
+    starts = [cut.first_frame for cut in report.clips if cut.video == "train/b & <b>.mp4"]
+    span = (frames - 1) * stride + 1
+    assert starts == list(range(0, 12 - span + 1, step))
+    stored = list(shards.some(tmp_path / report.shard.file, range(len(report.clips) - len(starts), len(report.clips))))
+    for start, clip in zip(starts, stored, strict=True):
+        assert torch.equal(clip[0], whole[start : start + span : stride])
+    assert report.digests["train/b & <b>.mp4"] == hashlib.sha256(whole.numpy()).hexdigest()
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from components import config
+from components.data import cutting, sources
+from components.data.sources import FolderConfig
+
+choices = config.parse(FolderConfig, config.read_yaml(Path(sys.argv[1])), where="test")
+(job,) = cutting.jobs(sources.find(choices).videos, choices)
+report = cutting.write_shard(job, choices, Path(sys.argv[2]))
+print(len(report.clips), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
+    peaks = {}
+    for frames in (100, 1600):
+        folder = tmp_path / str(frames)
+        for split in ("val", "test"):
+            (folder / split).mkdir(parents=True)
+        video.write(folder / "train/long.mp4", film(0, 16).repeat(frames // 16 + 1, 1, 1, 1)[:frames], 10)
+        choices = folder_config(folder, frames=16, step=1, resolution=[96, 144])
+        (tmp_path / "choices.yaml").write_text(config.dump_yaml(config.plain(choices)))
+        words = [sys.executable, "-c", PEAK, str(tmp_path / "choices.yaml"), str(folder / "state")]
+        done = subprocess.run(
+            words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True, check=True
+        )
+        clips, peaks[frames] = map(float, done.stdout.split())
+        assert clips == frames - 15
+    assert peaks[1600] < peaks[100] + 50  # MiB; the frames are 66, the clips 1054
 
 
 def test_jobs_hold_every_video_once_and_never_two_splits(films):

@@ -57,10 +57,11 @@ def test_an_episode_is_thirty_pictures_of_its_camera_bit_for_bit(robot: Path, ca
         ("test", "softmotion30_44k/test/traj_0_to_0.tfrecords/0000"),
     ]
     for source, seed in zip(found.videos, (0, 1, 1000, 500), strict=True):
-        film = source.read((64, 64))
+        frames: list[torch.Tensor] = []
+        facts = source.scan((64, 64), frames.append)
         truth = torch.from_numpy(official.episode(seed)[camera]).permute(0, 3, 1, 2)
-        assert torch.equal(film.frames, truth)
-        assert (film.declared, film.repeated) == (30, 0)
+        assert torch.equal(torch.cat(frames), truth)
+        assert (facts.declared, facts.repeated) == (30, 0)
 
 
 def test_episodes_become_clips_and_a_damaged_one_harms_no_other(robot: Path, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_episodes_without_the_pictures_of_a_camera_are_named(tmp_path: Path) -> 
     reasons = ("no pictures of image_aux1", "some frames only", "frame 0 of 5 bytes instead of 12288", "no Example")
     for source, words in zip(found.videos, reasons, strict=True):
         with pytest.raises(InputError, match=words):
-            source.read((64, 64))
+            source.scan((64, 64), print)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from components.data import shards
 from components.data.shards import Manifest, Rows
@@ -175,3 +176,39 @@ def test_one_shard_reported_twice_is_a_mistake(tmp_path, rows):
     shard = shards.write_rows(tmp_path, "train", 0, rows)
     with pytest.raises(ValueError, match="the same shard train-00000"):
         shards.ordered([shard, None, shard])
+
+
+def test_rows_that_come_one_after_another_are_the_file_that_all_at_once_give(tmp_path, rows):
+    whole = shards.write_rows(tmp_path / "whole", "train", 0, rows)
+    with shards.spool(tmp_path / "spooled", "train", 0) as spool:
+        spool.append(rows[:3])
+        spool.append(rows[5:])
+        spool.back(3)
+        spool.append(rows[3:6])
+        spool.append(rows[6:])
+        assert spool.close() == whole
+    assert {path.name: path.read_bytes() for path in (tmp_path / "spooled").iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16, torch.bfloat16])
+def test_safetensors_reads_what_was_spooled(tmp_path, rows, dtype):
+    shard = shards.write_rows(tmp_path, "val", 3, rows.to(dtype))
+    (found,) = load_file(tmp_path / shard.file).values()
+    assert found.dtype == dtype
+    assert torch.equal(found, rows.to(dtype))
+    assert [int(row.sum()) for row in shards.some(tmp_path / shard.file, [6, 0])] == [231, 15]
+
+
+def test_a_shard_that_was_not_closed_leaves_nothing(tmp_path, rows):
+    with shards.spool(tmp_path, "train", 0) as spool:
+        spool.append(rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_has_rows_of_one_kind(tmp_path, rows):
+    with shards.spool(tmp_path, "train", 0) as spool:
+        spool.append(rows)
+        with pytest.raises(ValueError, match="rows of"):
+            spool.append(rows[:, :1])
