@@ -13,7 +13,7 @@ from torch import nn
 
 from components.errors import InputError
 from pipeline import cost
-from pipeline.cluster import measure, processors, share  # before Ray, which it gives its settings
+from pipeline.cluster import measure, share  # before Ray, which it gives its settings
 from pipeline.progress import Meter, complain, meter
 
 # isort: split
@@ -129,10 +129,9 @@ def train(
     and waited for. Raises InputError if the cluster is too small, and with a worker's sentence if it raised one.
     """
     fewest, most = team
-    cpus, gpus = processors(), int(ray.cluster_resources().get("GPU", 0))
-    use_gpu, room = gpus > 0, gpus or cpus
+    room, use_gpu = _room()
     if fewest > room:
-        kind = f"{gpus} GPUs" if use_gpu else f"{cpus} CPUs and no GPU"
+        kind = f"{room} GPUs" if use_gpu else f"{room} CPUs and no GPU"
         raise InputError(f"recipe.workers is {fewest}, but the cluster has {kind}; lower it to what is there")
     resources = {"CPU": float(share(min(most, room), gpu=use_gpu)), **({"GPU": 1.0} if use_gpu else {})}
     failures = ray.train.FailureConfig(max_failures=LOSSES, controller_failure_limit=STARTS)  # type: ignore[call-arg]
@@ -154,7 +153,7 @@ def train(
             failure_config=failures,
         ),
     )
-    with meter(label, steps, "steps") as shown, _watched(board, shown, log):
+    with meter(label, steps, "steps") as shown, _watched(board, shown, log, fewest):
         outcome = _fitted(trainer, board)
     if "error" in outcome:
         raise InputError(outcome["error"])
@@ -193,13 +192,32 @@ def _fitted(trainer: Any, board: Any) -> Mapping[str, Any]:
         raise InputError(sentence) from error
 
 
+def _room() -> tuple[int, bool]:
+    """Workers that the cluster could hold if it did nothing else, and whether on GPUs."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    return gpus or int(ray.cluster_resources().get("CPU", 0)), gpus > 0
+
+
+def _tell_room(fewest: int, lacking: bool) -> bool:
+    """Whether the cluster is too small now; says so when that begins and when it ends."""
+    room, _ = _room()
+    if room < fewest and not lacking:
+        complain(
+            f"  nodes are gone: there is room for {room} of at least {fewest} workers, and the training waits for it; "
+            "Ctrl-C twice ends it, and the same command goes on from the last checkpoint"
+        )
+    if room >= fewest and lacking:
+        complain("  there is room for the workers again")
+    return room < fewest
+
+
 def _brief(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
 @contextmanager
-def _watched(board: Any, shown: Meter, log: Callable[[Mapping[str, float], int], None]) -> Iterator[None]:
-    """Reads the board in a thread while the block runs, and once more at its end."""
+def _watched(board: Any, shown: Meter, log: Callable[[Mapping[str, float], int], None], fewest: int) -> Iterator[None]:
+    """Reads the board in a thread while the block runs, and once more at its end; says when workers have no room."""
     done = threading.Event()
 
     def read() -> None:
@@ -213,9 +231,11 @@ def _watched(board: Any, shown: Meter, log: Callable[[Mapping[str, float], int],
             shown.update(step, loss)
 
     def watch() -> None:
+        lacking = False
         while not done.wait(1.0):
             with suppress(ray.exceptions.RayError):
                 read()
+                lacking = _tell_room(fewest, lacking)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -93,7 +93,7 @@ class _Cutter:
 
     def take(self, frames: UInt8[Tensor, "f c h w"]) -> None:
         """The next frames."""
-        self._digest.update(frames.numpy())
+        self._digest.update(frames.numpy().data)
         held = frames if self._held is None else torch.cat([self._held, frames])
         span = _span(self._config)
         while self._next + span <= self._begin + len(held):

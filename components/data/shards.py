@@ -79,7 +79,7 @@ class Spool:
             raise ValueError(f"rows of {kind} in a shard of {self._kind}")
         self._file.seek(self._end())
         for row in rows:
-            self._file.write(_bytes(row.contiguous()))
+            self._file.write(_bytes(row.contiguous()).data)
         self.rows += len(rows)
 
     def back(self, rows: int) -> None:

@@ -182,6 +182,53 @@ def test_jobs_on_shared_storage_outlive_a_node_and_do_not_disturb_each_other(clu
     assert sorted(set(states)) == ["STOPPED", "SUCCEEDED"]
 
 
+def test_a_training_waits_for_nodes_that_are_gone_and_grows_with_those_that_come(cluster, short, edit):
+    for key, value in {"workers": [1, 2], "steps": 100_000, "log_every": 10}.items():
+        edit(short, f"recipes.model.{key}", value)
+    for node in cluster.nodes[1:]:
+        if node.is_running():
+            end(node)
+    cluster.start("c", "--address", f"127.0.0.1:{cluster.port}", "--num-cpus", "1")
+    words = ("-m", "pipeline.train", "--row", ROWS[0], "--latents", "data/latents/kuka-vae", "--out", "trained")
+    said = short / "said.txt"
+    with said.open("w") as log:
+        training = subprocess.Popen(
+            (sys.executable, *words), cwd=short, env=cluster.shell(RAY_ADDRESS=f"127.0.0.1:{cluster.port}"),
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+    def steps() -> int:
+        found = (short / ".state" / "training").glob("*/checkpoint_*")
+        return max((int(path.name.removeprefix("checkpoint_")) for path in found), default=0)
+
+    def workers() -> int:
+        found = 0
+        for one in psutil.process_iter():
+            with suppress(psutil.Error):  # it may end while it is looked at
+                raylet = one.parent()
+                mine = raylet is not None and any(str(cluster.folder) in word for word in raylet.cmdline())
+                found += mine and "RayTrainWorker" in " ".join(one.cmdline())
+        return found
+
+    try:
+        wait_for(steps, "the first checkpoint")
+        end(cluster.nodes[-1])
+        wait_for(
+            lambda: "nodes are gone: there is room for 0 of at least 1 workers" in said.read_text(), "the sentence"
+        )
+        reached = steps()
+        for name in ("d", "e"):
+            cluster.start(name, "--address", f"127.0.0.1:{cluster.port}", "--num-cpus", "1")
+        wait_for(lambda: workers() == 2, "a training on both")
+        assert "there is room for the workers again" in said.read_text()
+        wait_for(lambda: steps() > reached, "a checkpoint more")
+        training.send_signal(signal.SIGINT)
+        assert training.wait(timeout=300) == 130, said.read_text()[-4000:]
+        wait_for(lambda: workers() == 0, "the end of the workers")
+    finally:
+        training.kill()
+
+
 def at_a_terminal(cluster: Cluster, project: Path, target: str, answer: str) -> tuple[str, int]:
     """Submits, presses Ctrl-C once the job runs, and answers the question; the job and the status."""
     child, terminal = pty.fork()
