@@ -241,7 +241,18 @@ def test_the_rows_of_the_comparison_differ_in_model_sampler_and_length_of_traini
 def test_the_ablation_is_the_papers_figure_with_the_data_and_models_of_the_default() -> None:
     """Figure 3: sets for three arms without guidance, and four ways to guide; every arm asks for a trained row."""
     content, default = tables("ablation"), tables("default")
-    assert content | {"samplers": None, "ablations": None} == default | {"samplers": None, "ablations": None}
+    own = dict.fromkeys(("recipes", "samplers", "ablations"))
+    assert content | own == default | own
+    times = (
+        "steps",
+        "warmup",
+        "ema",
+        "validate_every",
+        "checkpoint_every",
+    )  # longer trainings, and nothing else of them
+    for name, recipe in content["recipes"].items():
+        assert recipe["steps"] >= 3 * default["recipes"][name]["steps"]
+        assert recipe | dict.fromkeys(times) == default["recipes"][name] | dict.fromkeys(times)
     assert content["samplers"].items() > default["samplers"].items()
     found = {}
     for name in content["ablations"]:

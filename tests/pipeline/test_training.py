@@ -4,16 +4,21 @@ import math
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from components.data import latents, shards
@@ -121,6 +126,72 @@ def test_two_workers_that_share_the_model_and_of_which_one_is_killed_follow_the_
         torch.testing.assert_close(*measured, rtol=tolerance, atol=1e-3)
     last = [frame["validation_loss"].dropna().iloc[-1] for frame in (one, two)]
     assert last[0] == pytest.approx(last[1], rel=1e-3)
+
+
+class Server:
+    """MLflow's own server of runs, on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            self.port = one.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        store, kept = f"sqlite:///{self.folder / 'runs.db'}", str(self.folder / "kept")
+        words = ("server", "--backend-store-uri", store, "--artifacts-destination", kept, "--workers", "1")
+        self.process = subprocess.Popen(
+            (sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", str(self.port)),
+            env=environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for(self.answers, "the start of the server")
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def test_a_server_of_runs_that_goes_away_for_a_while_misses_nothing_in_the_end(trainable, edit, tmp_path):
+    edit(trainable, "recipes.model.steps", 600)
+    server = Server(tmp_path)
+    server.start()
+    training = subprocess.Popen(
+        (*TRAIN, "out"), cwd=trainable, env=environment() | {"MLFLOW_TRACKING_URI": server.address},
+        text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: bool(checkpoints(trainable)), "a first checkpoint")
+        server.kill()
+        gone = checkpoints(trainable)[-1]
+        wait_for(lambda: checkpoints(trainable)[-1] != gone, "a checkpoint more while the server is gone")
+        time.sleep(5)
+        server.start()
+        _, said = training.communicate(timeout=400)
+        assert training.returncode == 0, said
+        assert "cannot be logged" in said
+        client = MlflowClient(server.address)
+        found = client.search_runs([client.get_experiment_by_name("canvasmar").experiment_id], "tags.stage = 'train'")
+        (one,) = found
+        assert one.info.status == "FINISHED"
+        logged = {metric.step: metric.value for metric in client.get_metric_history(one.info.run_id, "loss")}
+        losses = history(trainable / "out").set_index("step")["loss"].dropna()
+        assert logged == pytest.approx(losses.to_dict(), rel=1e-4)
+        assert "history.csv" in {artifact.path.split("/")[-1] for artifact in client.list_artifacts(one.info.run_id)}
+    finally:
+        training.kill()
+        server.kill()
 
 
 def test_a_clip_that_is_not_finite_stops_two_workers_with_its_step_and_the_samples_of_both(trainable, edit):
