@@ -26,6 +26,20 @@ class ClipsManifest(shards.Manifest):
     cut: dict[str, Any]  # the choices that the clips were cut by
 
 
+def listed(folder: Path, shard: shards.Shard) -> set[tuple[str, int]]:
+    """The video and first frame of every clip of a shard. Raises InputError if the list of clips cannot be read."""
+    path = folder / INDEX
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {
+                (line["video"], int(line["first_frame"]))
+                for line in csv.DictReader(file)
+                if (line["split"], line["shard"]) == (shard.split, str(shard.index))
+            }
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({error}); make its folder again") from None
+
+
 class Clips:
     """The clips of one split, read from disk by memory map."""
 

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from components import config as configs
 from components.config import Config
-from components.data import clips, findings, selection, shards, video
+from components.data import clips, findings, selection, shards, sources, video
 from components.data.clips import ClipsManifest
 from components.data.collection import Collection, Finding, Source
 from components.data.shards import SPLITS, Shard, Split
-from components.data.sources import DatasetConfig
+from components.data.sources import AnyDataset, DatasetConfig
 from components.errors import InputError
 
 # what does not change the clips: where the videos lie, and how many bad or missing ones are borne with
@@ -63,11 +63,11 @@ class ShardReport(Config):
     digests: dict[str, str]  # good videos, and the sha256 of all their frames
 
 
-def jobs(sources: Sequence[Source], config: DatasetConfig) -> tuple[ShardJob, ...]:
+def jobs(found: Sequence[Source], config: DatasetConfig) -> tuple[ShardJob, ...]:
     """The work in pieces of `config.shard` videos, by split and name."""
     pieces = []
     for split in SPLITS:
-        videos = sorted((source for source in sources if source.split == split), key=lambda source: source.name)
+        videos = sorted((source for source in found if source.split == split), key=lambda source: source.name)
         starts = range(0, len(videos), config.shard)
         pieces += [
             ShardJob(split, index, tuple(videos[start : start + config.shard])) for index, start in enumerate(starts)
@@ -251,6 +251,30 @@ def finish(
         **{f"clips_{split}": float(count) for split, count in counts.items()},
         "megabytes": sum(shard.bytes for shard in present) / 1e6,
     }
+
+
+def repaired(folder: Path, manifest: ClipsManifest, videos: Path, damaged: Shard, aside: Path) -> Shard:
+    """Cuts a shard of a finished folder once more out of the folder `videos`; it lies in `aside` then.
+
+    Raises InputError if the videos of that shard are no longer there, or it cannot be written.
+    """
+    choices = {**manifest.cut, "path": str(videos), "max_rejected": 1.0}
+    if manifest.cut["kind"] != "folder":
+        choices["require_complete"] = False
+    config = configs.parse(_Dataset, {"dataset": choices}, where=str(folder / shards.MANIFEST)).dataset
+    work = {(job.split, job.index): job for job in jobs(sources.find(config).videos, config)}
+    job = work.get((damaged.split, damaged.index))
+    report = write_shard(job, config, aside / "state") if job else None
+    listed = clips.listed(folder, damaged)
+    rows = [row for row, cut in enumerate(report.clips) if (cut.video, cut.first_frame) in listed] if report else []
+    made = _moved(report, rows, aside / "state", aside) if report else None
+    if made is None or made.sha256 != damaged.sha256:
+        raise InputError(f"{folder / damaged.file} cannot be made again: the videos in {videos} are not what they were")
+    return made
+
+
+class _Dataset(Config):
+    dataset: AnyDataset
 
 
 def _duplicates(reports: Sequence[ShardReport]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
