@@ -17,7 +17,7 @@ import ray  # isort: skip
 
 T = TypeVar("T")
 R = TypeVar("R")
-CORES = 4  # of a place where work is spread and there is no GPU: a network gains less from more than from a neighbour
+CORES = 2  # of a place where work is spread and there is no GPU: a network gains less from more than from a neighbour
 
 
 @dataclass(frozen=True, slots=True)

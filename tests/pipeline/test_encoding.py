@@ -1,5 +1,10 @@
 """Clips to moments in shards: gone on with after a stop, damaged ones made again alone."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,24 +19,31 @@ from components.data.clips import ClipsManifest
 from components.data.latents import Latents
 from components.errors import InputError
 from pipeline import encoding, repair
-from tests.pipeline.conftest import ROOT, tiny
+from tests.pipeline.conftest import ROOT, environment, run, tiny
 
 COUNTS = {"train": 7, "val": 3, "test": 0}
 PLACE = torch.device("cpu")
 
 
-def write_clips(folder: Path) -> None:
+def write_clips(folder: Path, counts: dict[str, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     written = [
         shards.write_rows(
             folder, split, 0, torch.randint(0, 256, (count, 17, 3, 32, 32), generator=generator, dtype=torch.uint8)
         )
-        for split, count in COUNTS.items()
+        for split, count in counts.items()
         if count
     ]
     index = shards.write_text(folder / clips.INDEX, ",".join(clips.COLUMNS) + "\n")
-    made = {"shards": tuple(written), "counts": COUNTS, "files": {clips.INDEX: index}, "frames": 17, "size": (32, 32)}
+    made = {"shards": tuple(written), "counts": counts, "files": {clips.INDEX: index}, "frames": 17, "size": (32, 32)}
     shards.write_manifest(folder, ClipsManifest(**made, channels="rgb", cut={"stride": 1}))
+
+
+def save_vae(folder: Path) -> None:
+    row = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))["autoencoders"]["kuka-vae"]
+    torch.manual_seed(0)
+    vae = config.parse(CausalVAEConfig, row, where="vae").build()
+    trained.save(folder, vae, vae.state_dict())
 
 
 @pytest.fixture
@@ -39,12 +51,9 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path,
     """Folders of clips, of a VAE that was never trained, and of the moments that it makes of them."""
     monkeypatch.setattr(encoding, "SHARD", 3)
     places = tmp_path / "clips", tmp_path / "vae", tmp_path / "latents"
-    write_clips(places[0])
+    write_clips(places[0], COUNTS)
     places[2].mkdir()
-    row = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))["autoencoders"]["kuka-vae"]
-    torch.manual_seed(0)
-    vae = config.parse(CausalVAEConfig, row, where="vae").build()
-    trained.save(places[1], vae, vae.state_dict())
+    save_vae(places[1])
     key = encoding.key_of(places[0], places[1])
     work = encoding.encoder(places[0], places[1], tmp_path / "state", encoding.stamp_of(key))
     reports = [work(piece) for piece in encoding.pieces(COUNTS)]
@@ -102,3 +111,32 @@ def test_moments_of_another_vae_are_not_mended(cached, tmp_path) -> None:
     trained.save(tmp_path / "other", vae, {name: tensor + 1 for name, tensor in vae.state_dict().items()})
     with pytest.raises(InputError, match="stale, made with autoencoder"):
         repair.repair(clips_folder, tmp_path / "other", folder, check=False)
+
+
+@pytest.mark.slow
+def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project: Path) -> None:
+    shards_of_train = 8
+    write_clips(project / "clips", {"train": shards_of_train * encoding.SHARD, "val": 3, "test": 0})
+    save_vae(project / "vae")
+    words = ("-m", "pipeline.cache_latents", "--row", "kuka-vae", "--clips", "clips", "--autoencoder", "vae", "--out")
+    state = project / ".state" / "latents" / "out"
+    driver = subprocess.Popen(
+        (sys.executable, *words, "out"), cwd=project, env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not list(state.glob("*.json")):
+        time.sleep(0.005)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert 0 < len(list(state.glob("*.json"))) < shards_of_train + 1
+    assert not (project / "out").exists()
+    done = run(project, sys.executable, *words, "out")
+    assert f"of {shards_of_train + 1} shards are there from a run that was stopped" in done.stdout
+    run(project, sys.executable, *words, "whole")
+    whole, resumed = (
+        {path.name: path.read_bytes() for path in (project / name).iterdir()} for name in ("whole", "out")
+    )
+    assert len(whole) > shards_of_train
+    assert whole == resumed
+    assert not state.exists()
