@@ -1,5 +1,6 @@
 """The door to Ray Train: work on several processes that average their gradients, watched from here."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
@@ -24,7 +25,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
 LOSSES = 8  # of workers or of whole nodes, after each of which the others begin again at the last checkpoint
-STARTS = 3  # in vain, where what was there a moment ago is gone; each is given a minute
+STARTS = 3  # in vain, where what was there a moment ago is gone; each has the time that the environment gives it
+# where the number of workers may change, a start without room is given up after a minute, so often, and what is there is
+# counted anew: a node that had just died may have been among it
+ELASTIC_START_SECONDS, ELASTIC_STARTS = "60", 60
+START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # Ray reads it in each training's controller
 RESIZE_SECONDS = 30.0  # between looks for room for more workers
 
 
@@ -134,7 +139,11 @@ def train(
         kind = f"{room} GPUs" if use_gpu else f"{room} CPUs and no GPU"
         raise InputError(f"recipe.workers is {fewest}, but the cluster has {kind}; lower it to what is there")
     resources = {"CPU": float(share(min(most, room), gpu=use_gpu)), **({"GPU": 1.0} if use_gpu else {})}
-    failures = ray.train.FailureConfig(max_failures=LOSSES, controller_failure_limit=STARTS)  # type: ignore[call-arg]
+    starts = STARTS
+    if fewest < most:
+        starts = ELASTIC_STARTS
+        os.environ[START_SECONDS] = ELASTIC_START_SECONDS
+    failures = ray.train.FailureConfig(max_failures=LOSSES, controller_failure_limit=starts)  # type: ignore[call-arg]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # others may go away
     scaling: Any = ray.train.ScalingConfig  # its public type is the one of the version before
     board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
