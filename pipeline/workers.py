@@ -26,8 +26,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 T = TypeVar("T")
 LOSSES = 8  # of workers or of whole nodes, after each of which the others begin again at the last checkpoint
 STARTS = 3  # in vain, where what was there a moment ago is gone; each has the time that the environment gives it
-# where the number of workers may change, a start without room is given up after a minute, so often, and what is there is
-# counted anew: a node that had just died may have been among it
+# where the number of workers may change, a start without room is given up after a minute, and what is there is counted
+# anew, so often: a node that had just died may have been among it
 ELASTIC_START_SECONDS, ELASTIC_STARTS = "60", 60
 START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # Ray reads it in each training's controller
 RESIZE_SECONDS = 30.0  # between looks for room for more workers
