@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import clock, table
 from benchmarks.table import Table
+from components import heap
 from components.autoencoders.coding import Coder
 from components.autoencoders.interface import to_float
 from components.autoencoders.trained import Described
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None, help="a .md or .json file")
     given = parser.parse_args()
+    heap.keep()  # as in every stage
     table.check_out(given.out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     measured = measure(given.row, given.params, given.clips, given.repeats, device)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from components.errors import InputError
-from pipeline import cost
+from pipeline import cost, environment
 from pipeline.cluster import measure, share  # before Ray, which it gives its settings
 from pipeline.progress import Meter, complain, meter
 
@@ -142,7 +142,8 @@ def train(
     starts = STARTS
     if fewest < most:
         starts = ELASTIC_STARTS
-        os.environ[START_SECONDS] = ELASTIC_START_SECONDS
+        if os.environ[START_SECONDS] == environment.VARIABLES[START_SECONDS]:  # else it is the user's own choice
+            os.environ[START_SECONDS] = ELASTIC_START_SECONDS
     failures = ray.train.FailureConfig(max_failures=LOSSES, controller_failure_limit=starts)  # type: ignore[call-arg]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # others may go away
     scaling: Any = ray.train.ScalingConfig  # its public type is the one of the version before

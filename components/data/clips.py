@@ -28,14 +28,19 @@ class ClipsManifest(shards.Manifest):
 
 def listed(folder: Path, shard: shards.Shard) -> set[tuple[str, int]]:
     """The video and first frame of every clip of a shard. Raises InputError if the list of clips cannot be read."""
+    return {(video, first) for index, video, first in _lines(folder, shard.split) if index == shard.index}
+
+
+def _lines(folder: Path, split: str) -> list[tuple[int, str, int]]:
+    """Shard, video and first frame of each clip of a split, in their order."""
     path = folder / INDEX
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return {
-                (line["video"], int(line["first_frame"]))
+            return [
+                (int(line["shard"]), line["video"], int(line["first_frame"]))
                 for line in csv.DictReader(file)
-                if (line["split"], line["shard"]) == (shard.split, str(shard.index))
-            }
+                if line["split"] == split
+            ]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({error}); make its folder again") from None
 
@@ -49,7 +54,7 @@ class Clips:
         self.size = manifest.size
         self.hash = manifest.hash
         self._split = split
-        self._index = folder / INDEX
+        self._folder = folder
         self._rows = shards.Rows(folder, manifest, split, (manifest.frames, 3, height, width), torch.uint8)
 
     @classmethod
@@ -74,12 +79,8 @@ class Clips:
 
     @functools.cached_property
     def _names(self) -> tuple[str, ...]:
-        try:
-            with self._index.open(encoding="utf-8", newline="") as file:
-                lines = [line for line in csv.DictReader(file) if line["split"] == self._split]
-            names = tuple(f"{line['video']}@{line['first_frame']}" for line in lines)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{self._index} cannot be read ({error}); make its folder again") from None
+        names = tuple(f"{video}@{first}" for _, video, first in _lines(self._folder, self._split))
         if len(names) != len(self):
-            raise InputError(f"{self._index} lists {len(names)} clips of {self._split}, not {len(self)}; make it again")
+            told = f"{self._folder / INDEX} lists {len(names)} clips of {self._split}, not {len(self)}"
+            raise InputError(f"{told}; make it again")
         return names

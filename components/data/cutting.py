@@ -263,14 +263,13 @@ def repaired(folder: Path, manifest: ClipsManifest, videos: Path, damaged: Shard
         choices["require_complete"] = False
     config = configs.parse(_Dataset, {"dataset": choices}, where=str(folder / shards.MANIFEST)).dataset
     work = {(job.split, job.index): job for job in jobs(sources.find(config).videos, config)}
-    job = work.get((damaged.split, damaged.index))
-    report = write_shard(job, config, aside / "state") if job else None
-    listed = clips.listed(folder, damaged)
-    rows = [row for row, cut in enumerate(report.clips) if (cut.video, cut.first_frame) in listed] if report else []
-    made = _moved(report, rows, aside / "state", aside) if report else None
-    if made is None or made.sha256 != damaged.sha256:
-        raise InputError(f"{folder / damaged.file} cannot be made again: the videos in {videos} are not what they were")
-    return made
+    if job := work.get((damaged.split, damaged.index)):
+        report, listed = write_shard(job, config, aside / "state"), clips.listed(folder, damaged)
+        rows = [row for row, cut in enumerate(report.clips) if (cut.video, cut.first_frame) in listed]
+        made = _moved(report, rows, aside / "state", aside)
+        if made is not None and made.sha256 == damaged.sha256:
+            return made
+    raise InputError(f"{folder / damaged.file} cannot be made again: the videos in {videos} are not what they were")
 
 
 class _Dataset(Config):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,13 @@ def build(folder: Path) -> Path:
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "tiny")
     return folder
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def environment() -> dict[str, str]:

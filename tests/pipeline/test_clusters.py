@@ -4,7 +4,6 @@ import os
 import pty
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,16 +21,10 @@ import yaml
 from mlflow import MlflowClient
 
 from components.data import latents
-from tests.pipeline.conftest import environment, run
+from tests.pipeline.conftest import environment, free_port, run
 
 pytestmark = pytest.mark.slow
 ROWS = ("kuka-canvasmar", "kuka-no-canvas")
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def wait_for(happened: Callable[[], Any], what: str, seconds: float = 900) -> Any:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from components import registry, tracking
-from tests.pipeline.conftest import ROOT, environment
+from tests.pipeline.conftest import ROOT, environment, free_port
 from tests.pipeline.parts import tables, write_models
 
 pytestmark = pytest.mark.slow
@@ -71,9 +70,7 @@ def test_a_registered_model_continues_a_video_of_numpy_wherever_it_is_loaded(sto
 
 
 def test_mlflow_serves_a_registered_model_to_whoever_asks_on_loopback(store: str, tmp_path: Path) -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     words = ("models", "serve", "-m", "models:/canvasmar-test@current", "--env-manager", "local")
     server = subprocess.Popen(
         (sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", str(port)),

@@ -4,7 +4,6 @@ import math
 import os
 import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from safetensors.torch import load_file
 
 from components.data import latents, shards
 from components.data.loading import sample_ids
-from tests.pipeline.conftest import environment, run
+from tests.pipeline.conftest import environment, free_port, run
 
 pytestmark = pytest.mark.slow
 TRAIN = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents", "--out")
@@ -133,9 +132,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
