@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from components import heap
+
 PROCESS = Path("/proc/self")
 
 
@@ -21,6 +23,7 @@ def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
+        heap.give_back()
         (PROCESS / "clear_refs").write_text("5")  # proc(5): resets the peak of the resident set
 
 
