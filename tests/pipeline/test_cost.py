@@ -17,14 +17,14 @@ def work(seconds: float) -> None:
 
 
 def test_a_measure_counts_the_processors_time_and_not_the_clocks():
-    measure = cost.Measure("here", gpus=2)
+    measure, began = cost.Measure("here", gpus=2), time.monotonic()
     time.sleep(0.3)
     idle = measure.use()
     work(0.3)
-    busy = measure.use()
+    busy, passed = measure.use(), time.monotonic() - began
     assert idle.cpu_seconds < 0.2
     assert 0.3 <= busy.cpu_seconds < 0.6
-    assert busy.gpu_seconds >= 2 * 0.6
+    assert busy.gpu_seconds == pytest.approx(2 * passed, abs=0.1)  # a GPU is held by the clock
     assert busy.peak_memory > 10
 
 
