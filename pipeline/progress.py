@@ -34,17 +34,15 @@ class Meter:
     def update(self, done: int, note: str = "") -> None:
         """So many are done now; `note` stands behind the speed."""
         if self.done == 0 and done > 1:
-            self.first, self.began = (
-                done,
-                time.perf_counter(),
-            )  # resumed: what was done before says nothing of the speed
+            # resumed: what was done before says nothing of the speed
+            self.first, self.began = done, time.perf_counter()
         self._show(done, note)
 
     def _show(self, done: int, note: str) -> None:
         self.done, self.note = done, note or self.note
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, speed=f"{self._speed()} {self.note}".strip())
-        elif time.perf_counter() - self.spoken > QUIET_SECONDS:
+        elif self.done < self.total and time.perf_counter() - self.spoken > QUIET_SECONDS:  # the end is told once
             self.spoken = time.perf_counter()
             print(self.line(), flush=True)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from torch import nn
 
@@ -20,7 +21,7 @@ from pipeline.progress import Meter, complain, meter
 # isort: split
 import ray
 import ray.train
-from ray.train.torch import TorchTrainer, prepare_model
+from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ STARTS = 3  # in vain, where what was there a moment ago is gone; each has the t
 ELASTIC_START_SECONDS, ELASTIC_STARTS = "60", 60
 START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # Ray reads it in each training's controller
 RESIZE_SECONDS = 30.0  # between looks for room for more workers
+INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,33 @@ class Worker:
         if self.world > 1:
             torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+
+class _Joining(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Workers on several nodes talk through the network that Ray's nodes talk through.
+
+    gloo would take the one of the machine's name, which often is the machine itself (127.0.1.1 on Debian), where no
+    other node finds it.
+    """
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Before the workers join."""
+        if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
+            worker_group.execute(_choose_interface)
+        super().on_start(worker_group, backend_config)
+
+
+class _Joined(TorchConfig):
+    @property
+    def backend_cls(self) -> type:
+        return _Joining
+
+
+def _choose_interface() -> None:
+    mine = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == mine for address in addresses):
+            os.environ.setdefault(INTERFACE, name)
 
 
 @ray.remote(num_cpus=0)
@@ -151,6 +180,7 @@ def train(
     trainer: Any = TorchTrainer(
         _worker_loop,  # type: ignore[arg-type]
         train_loop_config={"work": work, "board": board},
+        torch_config=_Joined(),
         scaling_config=scaling(
             num_workers=team[0] if team[0] == team[1] else team,
             use_gpu=use_gpu,
@@ -193,10 +223,7 @@ def _fitted(trainer: Any, board: Any) -> Mapping[str, Any]:
     except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
         sentence = ray.get(board.failure.remote())
         if sentence is None and isinstance(error, ray.train.ControllerError):
-            sentence = (
-                f"the workers could not be started ({_brief(error)}); wait until the cluster has room for them again, "
-                "or let recipe.workers be [fewest, most]; the same command goes on from the last checkpoint"
-            )
+            sentence = _not_started(error.controller_failure)
         if sentence is None:
             raise
         raise InputError(sentence) from error
@@ -221,8 +248,15 @@ def _tell_room(fewest: int, lacking: bool) -> bool:
     return room < fewest
 
 
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _not_started(failure: Exception) -> str:
+    """Why there are no workers, and what to do."""
+    cause = getattr(failure, "cause", failure)  # what a worker met with, without Ray's way to it
+    reason = " ".join(str(cause).split())[:300]
+    if isinstance(cause, OSError | RuntimeError) and cause is not failure:
+        remedy = "see that the nodes reach one another at any port"
+    else:
+        remedy = "wait until the cluster has room for them again, or let recipe.workers be [fewest, most]"
+    return f"the workers could not be started ({reason}); {remedy}; the same command goes on from the last checkpoint"
 
 
 @contextmanager

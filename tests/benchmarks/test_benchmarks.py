@@ -169,6 +169,20 @@ def test_a_benchmark_runs_from_the_command_line(module, tmp_path):
     assert content["title"] in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the peak of a process's memory")
+def test_the_plan_of_the_default_is_within_15_percent_of_the_work_and_memory_of_real_steps(tmp_path):
+    out = tmp_path / "table.json"
+    command = [sys.executable, "-m", "benchmarks.planned", "--quick", "--repeats", "1", "--device", "cpu"]
+    subprocess.run([*command, "--out", str(out)], cwd=choices.ROOT, check=True, capture_output=True)
+    content = json.loads(out.read_text())
+    (line,) = content["rows"]
+    assert line.keys() == set(content["columns"])
+    assert line["ratio of work"] == pytest.approx(1, abs=0.15)
+    assert line["ratio of memory"] == pytest.approx(1, abs=0.15)
+    assert line["seconds"] > 0 < line["passed"]
+
+
 def test_encoding_is_measured_beside_the_bare_encoder(tmp_path):
     params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")

@@ -85,3 +85,11 @@ def test_what_went_wrong_goes_elsewhere_than_what_is_said(capsys: pytest.Capture
     told = capsys.readouterr()
     assert told.out == "fine\n"
     assert told.err == "error: not fine\n"
+
+
+def test_in_a_file_the_last_line_stands_once(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    assert list(track(range(2), "encode", 2, "clips")) == [0, 1]
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "  encode: 1/2 clips", "  encode: 2/2 clips"
+    ]  # fmt: skip

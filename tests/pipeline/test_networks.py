@@ -1,0 +1,88 @@
+"""Two nodes with a network of their own each, joined by a cable, as machines are: no loopback that both would share."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from components.data import latents
+from tests.pipeline.conftest import run
+from tests.pipeline.test_clusters import Cluster, end
+
+pytestmark = pytest.mark.slow
+HOSTS = {"left": "10.213.7.1", "right": "10.213.7.2"}
+PORT = 6399
+TRAIN = ("-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents")
+
+
+@dataclass
+class Machines(Cluster):
+    """A cluster whose nodes are in different networks."""
+
+    def start(self, name: str, *words: str) -> None:
+        """On the host of this name."""
+        super().start(name, *words, "--node-ip-address", HOSTS[name], on=inside(name))
+
+
+def inside(host: str) -> tuple[str, ...]:
+    """The words before a command that is to run on this host."""
+    return ("ip", "netns", "exec", f"{host}-{os.getpid()}")
+
+
+def ip(words: str) -> bool:
+    return subprocess.run(("ip", *words.split()), capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def machines() -> Iterator[Machines]:
+    left, right = (inside(host)[-1] for host in HOSTS)
+    if shutil.which("ip") is None or not ip(f"netns add {left}"):
+        pytest.skip("this machine does not let us make networks: it takes root and iproute2")
+    try:
+        with tempfile.TemporaryDirectory(prefix="n", dir="/tmp", ignore_cleanup_errors=True) as folder:
+            made = Machines(Path(folder), port=PORT)
+            cable = f"link add cable netns {left} type veth peer name cable netns {right}"
+            assert ip(f"netns add {right}")
+            assert ip(cable)
+            for host, name in zip(HOSTS, (left, right), strict=True):
+                assert ip(f"-n {name} addr add {HOSTS[host]}/24 dev cable")
+                assert all(ip(f"-n {name} link set {device} up") for device in ("lo", "cable"))
+            try:
+                made.start("left", "--head", "--port", str(PORT), "--num-cpus", "1", "--include-dashboard", "false")
+                made.start("right", "--address", f"{HOSTS['left']}:{PORT}", "--num-cpus", "1")
+                yield made
+            finally:
+                for node in made.nodes:
+                    if node.is_running():
+                        end(node)
+    finally:
+        for name in (left, right):
+            ip(f"netns delete {name}")
+
+
+def losses(folder: Path, out: str) -> pd.Series:
+    return pd.read_csv(folder / out / "history.csv")["loss"]
+
+
+def test_workers_on_two_machines_follow_the_losses_of_one(machines, project, edit):
+    torch.manual_seed(0)
+    reports = [latents.write_shard(project / "latents", s, 0, torch.randn(16, 5, 8, 4, 4)) for s in ("train", "val")]
+    latents.finish(project / "latents", reports, latents.LatentKey(autoencoder="a", clips="b", settings={}))
+    for key, value in {"steps": 20, "batch": 4, "log_every": 1, "precision": "float32"}.items():
+        edit(project, f"recipes.model.{key}", value)
+    run(project, sys.executable, *TRAIN, "--out", "one")
+    edit(project, "recipes.model.workers", 2)
+    done = subprocess.run(
+        (*inside("left"), sys.executable, *TRAIN, "--out", "two"), cwd=project, capture_output=True, text=True,
+        env=machines.shell(RAY_ADDRESS=f"{HOSTS['left']}:{PORT}"), timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert losses(project, "two").tolist() == pytest.approx(losses(project, "one").tolist(), rel=1e-4)
