@@ -11,7 +11,6 @@ import torch
 import yaml
 
 from components.config import parse, plain, read_yaml
-from components.data.sources import DatasetConfig
 from components.metrics.fvd import ProtocolConfig
 from components.models.canvasmar import CanvasMARConfig
 from components.models.kinds import ModelConfig
@@ -82,7 +81,11 @@ class Row:
 
     def __init__(self, name: str, row: str) -> None:
         chosen = entry(Experiment, name, "experiments", row)
-        self.dataset: DatasetConfig = resolve(preprocess.Params, tables(name), "datasets", chosen.dataset).dataset
+        trained_on = tables(name)["autoencoders"][chosen.autoencoder]["dataset"]
+        self.dataset, self.trained_on = (
+            resolve(preprocess.Params, tables(name), "datasets", dataset).dataset
+            for dataset in (chosen.dataset, trained_on)
+        )
         vae = resolve(train_vae.Params, tables(name), "autoencoders", chosen.autoencoder)
         self.autoencoder: Any = vae.autoencoder
         self.vae_recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", self.autoencoder.recipe)
@@ -138,14 +141,13 @@ def test_simulated_videos_lie_where_their_data_set_looks_for_them(name: str) -> 
 @pytest.mark.parametrize(("name", "row"), EVERY)
 def test_clips_vae_model_and_protocol_fit_one_another(name: str, row: str) -> None:
     chosen = Row(name, row)
-    assert tables(name)["autoencoders"][chosen.names.autoencoder]["dataset"] == chosen.names.dataset
-    assert (chosen.autoencoder.frames, chosen.autoencoder.resolution) == (
-        chosen.dataset.frames,
-        chosen.dataset.resolution,
-    )
+    trained_on = chosen.trained_on
+    assert (chosen.autoencoder.frames, chosen.autoencoder.resolution) == (trained_on.frames, trained_on.resolution)
+    assert chosen.dataset.resolution == trained_on.resolution
+    assert chosen.dataset.frames >= trained_on.frames
     with torch.device("meta"):
         vae = chosen.autoencoder.build()
-        clip = torch.empty(1, 3, chosen.dataset.frames, *chosen.dataset.resolution).transpose(1, 2)
+        clip = torch.empty(1, 3, trained_on.frames, *trained_on.resolution).transpose(1, 2)
         moments = vae.encode(clip)
     frames, channels = moments.shape[1], moments.shape[2] // 2
     assert (channels, *moments.shape[3:]) == chosen.model.latent
@@ -174,7 +176,7 @@ def test_models_build_and_recipes_samplers_and_searches_can_be_followed(name: st
         assert recipe.checkpoint_every % recipe.log_every == 0  # a checkpoint is written after a look at the loss
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "compare"])
+@pytest.mark.parametrize("name", [name for name in FILES if name not in ("compare", "long")])
 def test_a_model_with_a_canvas_stands_beside_the_same_without_it(name: str) -> None:
     first, second = (Row(name, row) for row in tables(name)["experiments"])
     assert first.model.canvas is not None
@@ -193,6 +195,14 @@ def test_totals_are_those_that_are_told(name: str) -> None:
         with torch.device("meta"):
             model = Row(name, row).model.build()
         assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(expected, rel=0.005)
+
+
+def test_long_rollouts_are_of_the_default_model_and_train_nothing() -> None:
+    default, long = (Row(name, "kuka-canvasmar") for name in ("default", "long"))
+    for trained in ("autoencoder", "vae_recipe", "model", "recipe"):
+        assert getattr(long, trained) == getattr(default, trained)
+    assert tables("long")["datasets"]["kuka"] == tables("default")["datasets"]["kuka"]
+    assert tables("long")["simulations"]["kuka"] == tables("default")["simulations"]["kuka"]
 
 
 def test_the_comparison_holds_every_kind_of_model() -> None:
