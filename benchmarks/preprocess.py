@@ -69,6 +69,7 @@ def measure(folder: Path, count: int, workers: int, repeats: int, side: int) -> 
         resolution=(side, side),
         shard=8,
         max_rejected=1.0,
+        words=None,
     )
     jobs = cutting.jobs(sources.find(config).videos[:count], config)
     bare, ours = [], []

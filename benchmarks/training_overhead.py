@@ -77,7 +77,7 @@ def staged(config: CanvasMARConfig, recipe: RecipeConfig, folder: Path) -> tuple
     from pipeline import cluster, fitting, train
 
     (phase,) = recipe.parts()
-    job = train.job_of(train.Params(model=config, recipe=recipe), phase, folder, None)
+    job = train.job_of(train.Params(model=config, recipe=recipe), phase, train.Source(folder, None), None)
     job = replace(job, make=functools.partial(marked, job.make, folder / "marks.json"))
     asked = time.perf_counter()
     with cluster.connect(Path.cwd()):
@@ -94,7 +94,7 @@ def tensors(config: CanvasMARConfig, recipe: RecipeConfig, folder: Path) -> Batc
 
     alone = workers.Worker(0, 1, cluster.device(), nn.Identity(), None)
     (phase,) = recipe.parts()
-    _, data = train.make(config, phase, folder, None, alone)
+    _, data = train.make(config, phase, train.Source(folder, None), None, alone)
     return [(samples, latents.to(alone.device)) for samples, latents in data.batches(0)]
 
 

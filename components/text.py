@@ -48,10 +48,15 @@ class TextEncoder:
             digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
+    @property
+    def numbers(self) -> int:
+        """Numbers of a hidden state."""
+        return int(self.model.config.hidden_size)
+
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Float[Tensor, "b l i"]:
         """The last hidden state of every token, zeros behind a text's end; an empty text is all zeros."""
-        found = torch.zeros(len(texts), self.config.tokens, self.model.config.hidden_size)
+        found = torch.zeros(len(texts), self.config.tokens, self.numbers)
         for row, text in enumerate(texts):  # one by one: padding would change the last digits
             ids = self.tokenizer(text, truncation=True, max_length=self.config.tokens)["input_ids"]
             if ids:

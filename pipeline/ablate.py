@@ -51,6 +51,7 @@ class Shared:
     cache: Path
     protocol: ProtocolConfig
     context: Tensor
+    words: list[str] | None  # what the clips are about, where it is known
     real: Tensor  # features
     log: RunHandle
 
@@ -63,7 +64,8 @@ def trial(setting: Mapping[str, Any], shared: Shared) -> dict[str, float]:
         loaded = Predictor.load(shared.models / point.experiment, shared.autoencoder, device)
         contexts = shared.context.repeat_interleave(protocol.futures, dim=0)
         began = time.perf_counter()
-        predictions = loaded.batches(contexts, protocol.frames, protocol.seed, point.sampler, BATCH)
+        about = shared.words and [one for one in shared.words for _ in range(protocol.futures)]
+        predictions = loaded.batches(contexts, protocol.frames, protocol.seed, point.sampler, BATCH, about)
         clips = torch.cat([prediction.clips for prediction in predictions])[:, protocol.context :]
         milliseconds = 1000 * (time.perf_counter() - began) / (len(clips) * protocol.frames)
         features = Features(shared.weights, device, shared.cache, protocol.resolution)
@@ -102,7 +104,7 @@ def main(
     }
     name = f"ablation-{fingerprint(facts)}"
     folders = (models.resolve(), autoencoder.resolve(), weights.resolve(), STATE.resolve() / "ablations" / name)
-    shared = Shared(several, *folders, cache, protocol, truth[:, :given], real, log.handle)
+    shared = Shared(several, *folders, cache, protocol, truth[:, :given], test.words(chosen), real, log.handle)
     with cluster.connect(Path.cwd()):
         rows = trials.search(
             trial,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.autoencoders.kinds import AutoencoderConfig
 from components.config import Config
-from components.data import latents, shards
+from components.data import latents, shards, words
 from components.data.clips import ClipsManifest
 from components.data.shards import read_manifest
 from components.tracking import Run
@@ -25,10 +25,10 @@ class Params(Config):
 
 def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
     """The moments of every clip in shards, with the mean and standard deviation of each channel beside them."""
-    key = encoding.key_of(clips, autoencoder)
+    key, made = encoding.key_of(clips, autoencoder), read_manifest(ClipsManifest, clips)
     stamp = encoding.stamp_of(key)
     state = (STATE / out.name.strip(".").removesuffix(".partial")).resolve()
-    work = encoding.pieces(read_manifest(ClipsManifest, clips).counts)
+    work = encoding.pieces(made.counts)
     found = {piece: latents.finished(state, piece.split, piece.index, stamp) for piece in work}
     reports = [report for report in found.values() if report is not None]
     left = [piece for piece, report in found.items() if report is None]
@@ -43,7 +43,7 @@ def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run)
             )
     for report in reports:
         shards.move(state / report.shard.file, out)
-    metrics = latents.finish(out, reports, key)
+    metrics = latents.finish(out, reports, key, words.of(clips, made.files))
     shutil.rmtree(state)
     log.dataset(params.autoencoder.dataset, str(clips), key.clips, "encoding")
     return metrics

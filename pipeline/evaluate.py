@@ -74,7 +74,7 @@ def main(
     load = functools.partial(_load, model.resolve(), autoencoder.resolve())
     with spread(Path.cwd()) as hands:
         make = load if hands.places > 1 else lambda: loaded
-        predictions = predict(make, truth[:, :given], Job(protocol, sampler, kept), hands)
+        predictions = predict(make, truth[:, :given], Job(protocol, sampler, kept), hands, test.words(chosen))
         features = Features(weights, device, STATE / "features", protocol.resolution, hands)
         lpips = LPIPS.load(weights / "lpips.safetensors", "alex", 5).to(device)
         judge = Judge(protocol, truth[:, :given], truth[:, given:], features.of, lpips)

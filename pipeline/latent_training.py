@@ -1,6 +1,6 @@
 """What a worker needs to train a video model: the model, its batches of latents, and what it begins with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from components import checkpoint
+from components.data.conditions import Conditions
 from components.data.latents import Latents, sample, standardise
 from components.data.loading import ReadAhead, sample_ids, share
 from components.errors import InputError
+from components.models.conditions import Conditioned
 from components.models.kinds import ModelConfig
 from components.randomness import Stream, derive
 from components.training.loop import Data, Training
@@ -32,7 +34,42 @@ class Start:
     new: tuple[str, ...]  # how the names of the weights begin that it lacks
 
 
-def make(config: ModelConfig, phase: Phase, folder: Path, start: Start | None, worker: Worker) -> tuple[Training, Data]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a video model is trained on."""
+
+    latents: Path
+    conditions: Path | None  # `conditioning.prepare` makes the folder
+
+    def open(self, split: str) -> "Split":
+        """One of its splits. Raises InputError for what is missing, damaged or does not belong together."""
+        given = None if self.conditions is None else Conditions.open(self.conditions, split, None)
+        return Split(Latents.open(self.latents, split, None), given)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Latents, and what the model sees beside them."""
+
+    latents: Latents
+    conditions: Conditions | None
+
+    def read(self, ids: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Moments and conditions of these clips."""
+        return self.latents.moments(ids), None if self.conditions is None else self.conditions.read(ids)
+
+    def batch(
+        self, read: tuple[Tensor, Tensor | None], stream: Stream, frames: int | None = None
+    ) -> Tensor | Conditioned:
+        """What was read as the model takes it: standardised samples of the posterior, the first so many frames."""
+        moments, given = read
+        latents = batch(self.latents, moments, stream)[:, :frames]
+        return latents if given is None else Conditioned(latents, given)
+
+
+def make(
+    config: ModelConfig, phase: Phase, source: Source, start: Start | None, worker: Worker
+) -> tuple[Training, Data]:
     """One worker's part of a phase."""
     recipe = phase.recipe
     torch.manual_seed(derive(recipe.seed, "model"))
@@ -42,21 +79,21 @@ def make(config: ModelConfig, phase: Phase, folder: Path, start: Start | None, w
         if fresh and worker.rank == 0:
             worker.warn(f"these weights are new and begin fresh: {', '.join(fresh)}")
     model.to(worker.device)
-    train, held = Latents.open(folder, "train", None), Latents.open(folder, "val", None)
+    train, held = source.open("train"), source.open("val")
 
-    def batches(start: int) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    def batches(start: int) -> Iterator[tuple[tuple[int, ...], Tensor | Conditioned]]:
         def ids(step: int) -> tuple[int, ...]:
-            every = sample_ids(step, size=len(train), batch=recipe.batch, seed=recipe.seed)
+            every = sample_ids(step, size=len(train.latents), batch=recipe.batch, seed=recipe.seed)
             return share(every, worker.rank, worker.world)
 
-        with ReadAhead(train.moments, ids, range(start, recipe.steps)) as ahead:
+        with ReadAhead(train.read, ids, range(start, recipe.steps)) as ahead:
             for read in ahead:
-                latents = batch(train, read.data, Stream.of(recipe.seed, read.ids).fork("step", read.step))
-                yield read.ids, latents[:, : phase.frames]
+                chance = Stream.of(recipe.seed, read.ids).fork("step", read.step)
+                yield read.ids, train.batch(read.data, chance, phase.frames)
 
-    chosen = range(min(recipe.validation_clips, len(held)))
+    chosen = range(min(recipe.validation_clips, len(held.latents)))
     parts = [tuple(chosen[start : start + recipe.batch]) for start in chosen[:: recipe.batch]]
-    validation = [(ids, batch(held, held.moments(ids), Stream.of(recipe.seed, ids).fork("held"))) for ids in parts]
+    validation = [(ids, held.batch(held.read(ids), Stream.of(recipe.seed, ids).fork("held"))) for ids in parts]
     return Training(model, worker.parallel, recipe), Data(batches, validation)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from components.autoencoders.kinds import AutoencoderConfig
 from components.config import Config, read_yaml
+from components.models.conditions import Conditioned, asked
 from components.models.kinds import ModelConfig
 from components.training.optimizer import RecipeConfig
 from components.training.plan import Plan, plan
@@ -43,7 +44,10 @@ def report(params: Params, rates: list[float]) -> str:
     parts = []
     for phase in params.recipe.parts():
         clip = torch.zeros(1, phase.frames or frames, *latent)
-        planned = plan(params.model.build, clip, phase.recipe)
+        condition = asked(params.model)
+        given = None if condition is None else torch.zeros(1, condition.tokens, condition.numbers)
+        seen = clip if given is None else Conditioned(clip, given)
+        planned = plan(params.model.build, seen, phase.recipe)
         parts.append(text(phase.name, phase.recipe, clip, planned, rates))
     return "\n".join(parts)
 

@@ -60,6 +60,7 @@ def main() -> None:
         "--set", nargs="+", default=[], metavar="NAME=VALUE", dest="settings",
         help="settings of the sampler other than those that the search chose, such as sets=8 temporal_scale=1.5",
     )  # fmt: skip
+    parser.add_argument("--words", help="the caption or label, for a row that was trained under some (default: none)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: predictions/<row>)")
     arguments = parser.parse_args()
@@ -139,13 +140,14 @@ def continued(
     marks = [time.perf_counter()]
     steps = []
     many = {"frames": arguments.frames, "futures": arguments.futures}
-    for step in predictor.stream(given, **many, seed=seed, **sampler):
+    for step in predictor.stream(given, **many, seed=seed, words=arguments.words, **sampler):
         steps.append(step)
         marks.append(time.perf_counter())
     timing = {
         "video": str(file),
         "name": name,
         "seed": seed,
+        "words": arguments.words,
         **many,
         "read_ms": 1000 * (marks[0] - began),
         "first_frame_ms": 1000 * (marks[1] - marks[0]),

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from pipeline.predictor import Prediction, Predictor
 BATCH = 16  # clips that are predicted and kept together
 SECONDS = "seconds"
 
-Part = tuple[int, Tensor]  # the place of the first context of a batch among all, and the contexts
+# the place of the first context of a batch among all, the contexts, and what they are about
+Part = tuple[int, Tensor, Sequence[str] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +76,24 @@ def unfinished(state: Path, row: str, facts: dict[str, Any]) -> Path:
     return folder.resolve()
 
 
-def predict(load: Callable[[], Predictor], context: UInt8[Tensor, "b f c h w"], job: Job, hands: Hands) -> Predictions:
-    """As many predictions of every context as the protocol wants; `load` gives the model, once in each place.
+def predict(
+    load: Callable[[], Predictor],
+    context: UInt8[Tensor, "b f c h w"],
+    job: Job,
+    hands: Hands,
+    words: Sequence[str] | None = None,
+) -> Predictions:
+    """As many predictions of every context as the protocol wants; `load` gives the model, once in each place,
+    and `words` are what the contexts are about.
 
     A batch that lies there is not predicted again; its seconds are those that it took then. A clip's chance does not
     depend on its batch or its place.
     """
     contexts = context.repeat_interleave(job.protocol.futures, dim=0)
+    about = words and [one for one in words for _ in range(job.protocol.futures)]
     starts = range(0, len(contexts), BATCH)
     missing = [start for start in starts if not job.path(start).is_file()]
-    parts = ((start, contexts[start : start + BATCH]) for start in missing)
+    parts = ((start, contexts[start : start + BATCH], about and about[start : start + BATCH]) for start in missing)
     total = sum(min(BATCH, len(contexts) - start) for start in missing)
     if missing:
         hands.map(
@@ -103,10 +112,10 @@ def _worker(load: Callable[[], Predictor], job: Job) -> Callable[[Part], None]:
 
 
 def _predict(loaded: Predictor, job: Job, part: Part) -> None:
-    start, contexts = part
+    start, contexts, about = part
     began = time.perf_counter()
     stream = Stream.of(job.protocol.seed, range(start, start + len(contexts)), loaded.device)
-    prediction = loaded.predict(contexts, job.protocol.frames, stream, job.sampler)
+    prediction = loaded.predict(contexts, job.protocol.frames, stream, job.sampler, about)
     tensors = {name: getattr(prediction, name) for name in Prediction.__slots__}
     present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     checkpoint.save_weights(job.path(start), {**present, SECONDS: torch.tensor(time.perf_counter() - began)})

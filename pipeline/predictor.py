@@ -1,6 +1,7 @@
 """A trained model with its VAE: pixels in, pixels out."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +14,19 @@ from components.autoencoders import trained as autoencoders
 from components.autoencoders.coding import Coder
 from components.autoencoders.interface import shortest
 from components.autoencoders.kinds import VAE
+from components.data.conditions import Encoder
 from components.data.latents import restore, standardise
 from components.errors import InputError
 from components.metrics.calibration import Canvases
 from components.models import trained as models
+from components.models.conditions import Given
+from components.models.masked_decoder import MaskedDecoder
 from components.models.trained import Trained
 from components.randomness import Stream
 from components.sampling.frame import SamplerConfig
 from components.sampling.interface import FramePredictor
 from components.sampling.rollout import rollout
+from pipeline import conditioning
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,27 @@ class Predictor:
             )
         return cls(autoencoders.load(autoencoder, device), module, trained, device)
 
+    @functools.cached_property
+    def encoder(self) -> Encoder | None:
+        """What the model's conditions are made by; None for a model without. Raises InputError if it is another now."""
+        encoder = conditioning.encoder_of(self.trained.model, self.device)
+        if encoder is not None and encoder.identity != self.trained.encoder:
+            raise InputError(
+                f"the model was trained with the encoder {self.trained.encoder}, but its name stands for "
+                f"{encoder.identity} now; put the old one back, or run `dvc repro` to train the model again"
+            )
+        return encoder
+
+    def under(self, words: Sequence[str] | None) -> FramePredictor:
+        """The model under these captions or labels, one a clip; as it is for None, and where it asks for none.
+
+        Raises InputError for a label that it does not know.
+        """
+        if words is None or self.encoder is None:
+            return self.model
+        assert isinstance(self.model, MaskedDecoder)
+        return Given(self.model, self.encoder(words).to(self.device))
+
     @torch.no_grad()
     def encode(self, clips: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b t c h w"]:
         """Standardised latents, the means of the posterior."""
@@ -72,13 +98,18 @@ class Predictor:
         return torch.cat([self.decode(self.encode(part)) for part in parts])
 
     def predict(
-        self, context: UInt8[Tensor, "b f c h w"], frames: int, stream: Stream, sampler: SamplerConfig
+        self,
+        context: UInt8[Tensor, "b f c h w"],
+        frames: int,
+        stream: Stream,
+        sampler: SamplerConfig,
+        words: Sequence[str] | None = None,
     ) -> Prediction:
-        """The context and so many pixel frames after it."""
+        """The context and so many pixel frames after it; `words` are the clips' captions or labels."""
         given = context.shape[1]
         latents = self.encode(context)
         total = self.vae.latent_frames(shortest(self.vae, given + frames))
-        sampled = list(rollout(self.model, latents, total - latents.shape[1], stream, sampler))
+        sampled = list(rollout(self.under(words), latents, total - latents.shape[1], stream, sampler))
         clips = self.decode(torch.cat([latents, *(frame.latent[:, None] for frame in sampled)], dim=1))[
             :, : given + frames
         ]
@@ -118,10 +149,16 @@ class Predictor:
         return Canvases(torch.cat(staticness, dim=1), torch.cat(errors, dim=1), latents.shape[2], scale)
 
     def batches(
-        self, context: UInt8[Tensor, "b f c h w"], frames: int, seed: int, sampler: SamplerConfig, batch: int
+        self,
+        context: UInt8[Tensor, "b f c h w"],
+        frames: int,
+        seed: int,
+        sampler: SamplerConfig,
+        batch: int,
+        words: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         """Predictions for many contexts, a batch at a time; a clip's chance does not depend on its batch."""
         for start in range(0, len(context), batch):
             part = context[start : start + batch]
             stream = Stream.of(seed, range(start, start + len(part)), self.device)
-            yield self.predict(part, frames, stream, sampler)
+            yield self.predict(part, frames, stream, sampler, words and words[start : start + batch])

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from components.config import Config
-from components.data import clips, cutting, sources
+from components.data import clips, cutting, sources, words
 from components.data.sources import AnyDataset
 from components.tracking import Run
 from pipeline import cluster, stage
@@ -24,6 +24,10 @@ def main(params: Params, *, out: Path, log: Run) -> dict[str, float]:
     """Clips in shards, where each comes from, and a report of rejected videos; equal input, equal bytes."""
     dataset, name = params.dataset, out.name.strip(".").removesuffix(".partial")
     found = sources.find(dataset)
+    about = None
+    if dataset.words is not None:
+        others = {finding.video for finding in (*found.missing, *found.left_out)}
+        about = words.read(dataset.folder / dataset.words, {source.name for source in found.videos}, others)
     state = (STATE / name).resolve()
     jobs = cutting.jobs(found.videos, dataset)
     reports = [report for job in jobs if (report := cutting.finished(job, dataset, state))]
@@ -36,7 +40,7 @@ def main(params: Params, *, out: Path, log: Run) -> dict[str, float]:
         with cluster.connect(Path.cwd()):
             reports += cluster.map_tasks(work, left, label="cut clips", unit=f"shards of {dataset.shard} videos")
     try:
-        metrics = cutting.finish(out, state, reports, found, dataset)
+        metrics = cutting.finish(out, state, reports, found, dataset, about)
     finally:
         for file in ("rejected.html", "rejected.json"):
             log.artifact(out / file, "rejected")

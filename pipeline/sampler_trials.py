@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from components.data.clips import Clips
 from components.metrics import fvd
 from components.metrics.fvd import ProtocolConfig
 from components.metrics.intervals import Estimate
@@ -43,6 +44,7 @@ class Scoring:
     protocol: ProtocolConfig
     folders: Folders
     truth: UInt8[Tensor, "b f c h w"]
+    words: list[str] | None  # what these clips are about, where it is known
     real: Float[Tensor, "b d"]  # features of what FVD sees of these
     log: RunHandle
 
@@ -52,15 +54,16 @@ class Scoring:
         sampler: SamplerConfig,
         protocol: ProtocolConfig,
         folders: Folders,
-        clips: UInt8[Tensor, "b f c h w"],
+        held: Clips,
+        chosen: list[int],
         log: RunHandle,
     ) -> "Scoring":
         """By these clips, whose own features are looked at here."""
         given = protocol.context
-        truth = clips[:, : given + protocol.frames]
+        truth = held.read(chosen)[:, : given + protocol.frames]
         network = Features(folders.weights, cluster.device(), folders.cache, protocol.resolution)
         real = network.of(fvd.scored(truth[:, :given], truth[:, given:], protocol), "validation clips")
-        return cls(sampler, protocol, folders, truth, real, log)
+        return cls(sampler, protocol, folders, truth, held.words(chosen), real, log)
 
     @property
     def blocks(self) -> int:
@@ -97,9 +100,9 @@ def features(sampler: SamplerConfig, shared: Scoring) -> tuple[Float[Tensor, "b 
     predictor, network = loaded(shared.folders, protocol.resolution)
     context = shared.truth[:, :given]
     with FlopCounterMode(display=False) as counter:
-        next(predictor.batches(context[:1], protocol.frames, protocol.seed, sampler, 1))
+        next(predictor.batches(context[:1], protocol.frames, protocol.seed, sampler, 1, shared.words))
     began = time.perf_counter()
-    predictions = predictor.batches(context, protocol.frames, protocol.seed, sampler, BATCH)
+    predictions = predictor.batches(context, protocol.frames, protocol.seed, sampler, BATCH, shared.words)
     clips = torch.cat([prediction.clips for prediction in predictions])[:, given:]
     milliseconds = 1000 * (time.perf_counter() - began) / (len(clips) * protocol.frames)
     fake = network.of(fvd.scored(context, clips, protocol), "samples")

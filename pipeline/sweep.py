@@ -24,7 +24,8 @@ from components.tracking import Run
 from components.training.optimizer import RecipeConfig
 from components.training.search import TrainingSearch
 from components.training.search import proposals as training_proposals
-from pipeline import cluster, sampler_trials, stage, training_trials, trials
+from pipeline import cluster, conditioning, sampler_trials, stage, training_trials, trials
+from pipeline.latent_training import Source
 from pipeline.progress import complain
 from pipeline.sampler_trials import Folders, Scoring
 
@@ -67,7 +68,7 @@ def over_sampler(
     proposed = proposals(params.sampler, search)
     held = Clips.open(clips, "val")
     chosen, others = evaluation_clips([held.name(index) for index in range(len(held))], search.clips)
-    seen = Scoring.of(params.sampler, params.protocol, folders, held.read(chosen), log.handle)
+    seen = Scoring.of(params.sampler, params.protocol, folders, held, chosen, log.handle)
     told = [TOLD[name] for name in search.objectives]
     facts = {**identities, "params": fingerprint(params), "clips": held.hash}
     rows = tried(sampler_trials.trial, proposed, seen, search, told, facts)
@@ -75,7 +76,7 @@ def over_sampler(
     winner = changed(params.sampler, {path: best[path] for path in search.space})
     again: dict[str, float] = {}
     if unseen := enough(others, search.unseen):
-        scoring = Scoring.of(params.sampler, params.protocol, folders, held.read(unseen), log.handle)
+        scoring = Scoring.of(params.sampler, params.protocol, folders, held, unseen, log.handle)
         again = sampler_trials.compare(winner, scoring)
     write_best(out, best, search, winner, again)
     log.artifact(out)
@@ -87,7 +88,8 @@ def over_training(
 ) -> dict[str, float]:
     """Short trainings of models and recipes; the sampler stays as it is."""
     begin = training_trials.Trained(model=params.model, recipe=params.recipe)
-    shared = training_trials.Training(begin, search, latents.resolve(), log.handle)
+    source = Source(latents.resolve(), conditioning.prepare(params.model, latents, cluster.device()))
+    shared = training_trials.Training(begin, search, source, log.handle)
     proposed = training_proposals(plain(begin), search)
     training_trials.check(shared)
     held = Latents.open(latents, "val", None)

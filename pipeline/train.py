@@ -6,15 +6,16 @@ from pathlib import Path
 
 from components import checkpoint
 from components.config import Config, fingerprint, plain
+from components.data.conditions import Conditions
 from components.data.latents import Latents
 from components.models.kinds import ModelConfig
 from components.models.trained import Trained
 from components.tracking import Run, provenance
 from components.training.history import write_history
 from components.training.optimizer import Phase, RecipeConfig
-from pipeline import cluster, fitting, stage
+from pipeline import cluster, conditioning, fitting, stage
 from pipeline.fitting import FitJob, Fitted
-from pipeline.latent_training import Start, check, make, model_of
+from pipeline.latent_training import Source, Start, check, make, model_of
 
 
 class Params(Config):
@@ -24,32 +25,33 @@ class Params(Config):
     recipe: RecipeConfig
 
 
-def job_of(params: Params, phase: Phase, latents: Path, start: Start | None) -> FitJob:
+def job_of(params: Params, phase: Phase, source: Source, start: Start | None) -> FitJob:
     """The training of a phase, given the weights that it begins with."""
-    key, model = Latents.open(latents, "train", None), model_of(params.model, phase)
+    train, model = source.open("train"), model_of(params.model, phase)
     chosen = {"model": plain(model), "recipe": phase.recipe.lasting(), "frames": phase.frames}
     return FitJob(
         label=f"train the video model {phase.name}".strip(),
-        make=functools.partial(make, model, phase, latents.resolve(), start),
+        make=functools.partial(make, model, phase, source, start),
         recipe=phase.recipe,
         facts={
             "params": fingerprint(chosen),
-            "latents": key.hash,
-            "autoencoder": key.key.autoencoder,
+            "latents": train.latents.hash,
+            "autoencoder": train.latents.key.autoencoder,
+            "conditions": None if train.conditions is None else train.conditions.hash,
             "start": None if start is None else checkpoint.identity(start.path.parent),
         },
         notes=provenance(Path.cwd()),
     )
 
 
-def train_in_phases(params: Params, latents: Path, log: Run) -> tuple[list[FitJob], Fitted]:
+def train_in_phases(params: Params, source: Source, log: Run) -> tuple[list[FitJob], Fitted]:
     """Trains phase after phase; the trainings, and the last one's weights with the history of all."""
     given = params.recipe.start
     start = None if given is None else Start(Path(given.folder).resolve() / checkpoint.WEIGHTS, given.new)
     jobs: list[FitJob] = []
     history: list[dict[str, float]] = []
     for phase in params.recipe.parts():
-        job = job_of(params, phase, latents, start)
+        job = job_of(params, phase, source, start)
         before = sum(job.recipe.steps for job in jobs)
 
         def shifted(values: Mapping[str, float], step: int, before: int = before) -> None:
@@ -67,14 +69,16 @@ def main(params: Params, *, latents: Path, out: Path, log: Run) -> dict[str, flo
     train = Latents.open(latents, "train", None)
     check(params.model, params.recipe, train, latents)
     log.dataset(latents.name, str(latents), train.hash, "training")
+    source = Source(latents.resolve(), conditioning.prepare(params.model, latents, cluster.device()))
     with cluster.connect(Path.cwd()):
-        jobs, fitted = train_in_phases(params, latents, log)
+        jobs, fitted = train_in_phases(params, source, log)
     weights = checkpoint.read_weights(fitted.weights)
     checkpoint.save_weights(out / checkpoint.WEIGHTS, weights)
     trained = Trained(
         model=params.model,
         autoencoder=train.key.autoencoder,
         clips=train.key.clips,
+        encoder=None if source.conditions is None else Conditions.open(source.conditions, "train", None).key.encoder,
         mean=tuple(train.mean.tolist()),
         std=tuple(train.std.tolist()),
     )

@@ -18,7 +18,7 @@ from components.training import loop
 from components.training.optimizer import RecipeConfig
 from components.training.search import TrainingSearch
 from pipeline import cluster, latent_training
-from pipeline.latent_training import Start
+from pipeline.latent_training import Source, Start
 from pipeline.sampler_trials import named
 from pipeline.workers import Worker
 
@@ -36,7 +36,7 @@ class Training:
 
     begin: Trained
     search: TrainingSearch
-    latents: Path
+    source: Source
     log: RunHandle
 
     def changed(self, setting: Mapping[str, Any]) -> Trained:
@@ -56,7 +56,7 @@ def trial(setting: Mapping[str, Any], shared: Training) -> Iterator[dict[str, fl
         (phase,) = chosen.recipe.parts()
         start = chosen.recipe.start
         begun = None if start is None else Start(Path(start.folder).resolve() / checkpoint.WEIGHTS, start.new)
-        training, data = latent_training.make(chosen.model, phase, shared.latents, begun, worker)
+        training, data = latent_training.make(chosen.model, phase, shared.source, begun, worker)
         for progress in loop.fit(training, data):
             losses = {name: value for name, value in progress.metrics.items() if name.startswith("validation_")}
             if losses:
@@ -71,7 +71,7 @@ def check(shared: Training) -> None:
     """Raises InputError if model and recipe as they stand, or any end of the space, cannot be trained."""
     if shared.begin.recipe.phases:
         raise InputError("a search of kind training tries recipes of one phase; take an entry of recipes without any")
-    latents = Latents.open(shared.latents, "train", None)
+    latents = Latents.open(shared.source.latents, "train", None)
     for setting in ({}, *spaces.ends(shared.search.space)):
         chosen = shared.changed(setting)
-        latent_training.check(chosen.model, chosen.recipe, latents, shared.latents)
+        latent_training.check(chosen.model, chosen.recipe, latents, shared.source.latents)

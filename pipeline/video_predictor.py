@@ -23,6 +23,7 @@ from components.models.trained import Trained
 from components.randomness import Stream
 from components.reporting import results
 from components.sampling.frame import Draft, SamplerConfig
+from components.sampling.interface import FramePredictor
 from components.sampling.rollout import drafts
 from pipeline.predictor import Predictor
 
@@ -183,14 +184,23 @@ class VideoPredictor(Predictor):
         return Given(frames[-count:].contiguous(), tuple(notes))
 
     def stream(
-        self, video: Video | Given, *, frames: int = 16, futures: int = 1, seed: int = 0, **settings: Any
+        self,
+        video: Video | Given,
+        *,
+        frames: int = 16,
+        futures: int = 1,
+        seed: int = 0,
+        words: str | None = None,
+        **settings: Any,
     ) -> Iterator[Step]:
         """Continues a video; yields each predicted frame, with its canvas, as soon as it stands.
 
-        All futures are made in one batch, future i of a seed is the same in any; `settings` are those of
-        SamplerConfig. What had to be done to the video is told by a warning. Raises InputError for bad input.
+        All futures are made in one batch, future i of a seed is the same in any; `words` is the caption or label of
+        the video, for a model that was trained under some; `settings` are those of SamplerConfig. What had to be done
+        to the video is told by a warning. Raises InputError for bad input.
         """
-        glimpses = self.glimpses(video, frames=frames, futures=futures, seed=seed, drafts=False, **settings)
+        many = {"frames": frames, "futures": futures, "seed": seed, "words": words}
+        glimpses = self.glimpses(video, drafts=False, **many, **settings)  # type: ignore[arg-type]
         return (step for glimpse in glimpses for step in glimpse.steps())
 
     def glimpses(
@@ -200,6 +210,7 @@ class VideoPredictor(Predictor):
         frames: int = 16,
         futures: int = 1,
         seed: int = 0,
+        words: str | None = None,
         drafts: bool = True,
         **settings: Any,
     ) -> Iterator[Glimpse]:
@@ -213,8 +224,11 @@ class VideoPredictor(Predictor):
             for note in given.notes:
                 warnings.warn(note, stacklevel=2)
         sampler = self.with_settings(**settings)
+        if words is not None and self.encoder is None:
+            raise InputError("the model was trained without captions or labels; predict without words")
         stream = Stream.of(seed, range(futures), self.device)
-        return self._glimpses([given], frames, stream, drafts, sampler)
+        model = self.under(None if words is None else [words] * futures)
+        return self._glimpses(model, [given], frames, stream, drafts, sampler)
 
     def together(
         self, videos: Sequence[Given], *, frames: int, seeds: Sequence[int], **settings: Any
@@ -224,13 +238,14 @@ class VideoPredictor(Predictor):
         Of each frame there are two glimpses, its canvas and the frame, so that the canvas can be shown first.
         """
         chance = Together(tuple(Stream.of(seed, (0,), self.device) for seed in seeds))
-        for glimpse in self._glimpses(videos, frames, chance, True, self.with_settings(**settings)):
+        for glimpse in self._glimpses(self.model, videos, frames, chance, True, self.with_settings(**settings)):
             if glimpse.done or not glimpse.share:
                 yield glimpse
 
     @torch.no_grad()
     def _glimpses(
         self,
+        model: FramePredictor,
         videos: Sequence[Given],
         frames: int,
         stream: "Stream | Together",
@@ -242,7 +257,7 @@ class VideoPredictor(Predictor):
         before = len(videos[0].frames)
         total = self.vae.latent_frames(shortest(self.vae, before + frames)) - latents.shape[1]
         shown = 0
-        for begin, draft in drafts(self.model, latents, total, stream, sampler):  # type: ignore[arg-type]
+        for begin, draft in drafts(model, latents, total, stream, sampler):  # type: ignore[arg-type]
             done = draft.share == 1
             if not done and not each_set:
                 continue

@@ -4,13 +4,14 @@ import csv
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from components.data import shards
+from components.data import shards, words
+from components.data.shards import Split
 from components.errors import InputError
 
 INDEX: Final = "clips.csv"
@@ -53,8 +54,9 @@ class Clips:
         self.frames = manifest.frames
         self.size = manifest.size
         self.hash = manifest.hash
-        self._split = split
+        self._split = cast(Split, split)
         self._folder = folder
+        self._files = manifest.files
         self._rows = shards.Rows(folder, manifest, split, (manifest.frames, 3, height, width), torch.uint8)
 
     @classmethod
@@ -72,6 +74,11 @@ class Clips:
     def name(self, index: int) -> str:
         """Where a clip comes from: "folder/video.mp4@13" starts at frame 13 of that video."""
         return self._names[index]
+
+    def words(self, indices: Sequence[int]) -> list[str] | None:
+        """What these clips are about; None where the data set does not tell. Raises InputError for a damaged file."""
+        told = words.of(self._folder, self._files)
+        return None if told is None else [told[self._split][index] for index in indices]
 
     def verify(self) -> None:
         """Read every byte of the split. Raises InputError that names the first damaged file."""

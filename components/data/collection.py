@@ -91,6 +91,9 @@ class Cutting(Config):
     resolution: tuple[PositiveInt, PositiveInt]  # height, width in pixels
     shard: PositiveInt
     max_rejected: Annotated[float, Field(ge=0, le=1)]  # share of the videos; more fail the stage
+    words: (
+        str | None
+    )  # a csv in the folder with what each video is about: columns video and caption, or video and label
 
     @property
     def folder(self) -> Path:

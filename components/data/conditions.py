@@ -1,37 +1,42 @@
-"""What each clip is about, cached as latents are: hidden states of captions, or a one at the place of a label.
+"""What a model sees of the words of clips, cached as latents are: hidden states of a text, or a one at a label's place.
 
-Captions and labels stand in a csv with the columns `video` and `caption`, or `video` and `label`; a video is named as
-in clips.csv. A row of the cache belongs to the clip of that number in its split.
+A row of the cache belongs to the clip of that number in its split.
 """
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from pydantic import JsonValue
 from torch import Tensor
 
 from components.config import Config, fingerprint
 from components.data import shards
-from components.data.clips import INDEX
 from components.data.latents import refuse_stale
 from components.data.shards import SPLITS, Split
 from components.errors import InputError
 
 SHARD, BATCH = 256, 32  # clips
-_SHOWN: Final = 3  # names in a message
-Column = Literal["caption", "label"]
-
-
-# captions or labels -> a sequence of vectors for each; texts and labels are encoded behind this one signature
 Encode = Callable[[Sequence[str]], Float[Tensor, "b l i"]]
 
 
+@runtime_checkable
+class Encoder(Protocol):
+    """Captions or labels in, a sequence of vectors for each out; texts and labels alike."""
+
+    @property
+    def identity(self) -> str:
+        """Equal words become equal vectors where this is equal."""
+        ...
+
+    def __call__(self, words: Sequence[str]) -> Float[Tensor, "b l i"]:
+        """Raises InputError for words that it does not know."""
+        ...
+
+
 class Labels:
-    """A single vector a clip, with a one at the place of its label."""
+    """A single vector a clip, with a one at the place of its label; no label is all zeros."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         """Raises InputError if a class is named twice."""
@@ -46,21 +51,22 @@ class Labels:
 
     def __call__(self, words: Sequence[str]) -> Float[Tensor, "b 1 i"]:
         """Raises InputError for a label that is not among the classes."""
-        if unknown := sorted(set(words) - set(self.classes)):
+        if unknown := sorted(set(words) - set(self.classes) - {""}):
             raise InputError(
                 f"unknown label {unknown[0]!r}; the classes are {', '.join(self.classes)}: correct it or add it to them"
             )
-        places = torch.tensor([self.classes.index(word) for word in words])
-        return torch.nn.functional.one_hot(places, len(self.classes)).float()[:, None]
+        rows = torch.zeros(len(words), 1, len(self.classes))
+        for row, word in enumerate(words):
+            if word:
+                rows[row, 0, self.classes.index(word)] = 1
+        return rows
 
 
 class ConditionKey(Config):
     """What cached conditions depend on."""
 
-    clips: str  # hash of the clips
-    words: str  # sha256 of the csv
-    encoder: str
-    settings: dict[str, JsonValue]
+    words: str  # sha256 of the words of all clips
+    encoder: str  # its identity
 
 
 class ConditionsManifest(shards.Manifest):
@@ -70,54 +76,12 @@ class ConditionsManifest(shards.Manifest):
     shape: tuple[int, int]  # l, i of a row
 
 
-def read_words(path: Path, column: Column, videos: Sequence[str]) -> dict[str, str]:
-    """The caption or label of every video.
-
-    Raises InputError: no such file or columns, a video named twice, captions without a video, a video without one.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = [(line["video"], line[column]) for line in csv.DictReader(file)]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); put a csv of captions there") from None
-    except (KeyError, ValueError, csv.Error):
-        raise InputError(f"{path} is no csv with the columns video and {column}; give it that first line") from None
-    words = dict(lines)
-    if len(words) < len(lines):
-        twice = next(name for index, (name, _) in enumerate(lines) if name in dict(lines[:index]))
-        raise InputError(f"{path} names {twice} twice; keep one of its lines")
-    known = set(videos)
-    if lost := [name for name in words if name not in known]:
-        raise InputError(f"{path} has a {column} for {_some(lost)}, which is no video here; add the video or remove it")
-    if bare := sorted(name for name in known if words.get(name) is None):
-        raise InputError(f"{path} has no {column} for {_some(bare)}; add a line for each video")
-    return words
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def videos_of(clips: Path) -> dict[Split, list[str]]:
-    """The video of each clip, split by split. Raises InputError if the list of clips is missing or damaged."""
-    path = clips / INDEX
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = [(line["split"], line["video"]) for line in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error}); make its folder again") from None
-    return {split: [video for own, video in lines if own == split] for split in SPLITS}
-
-
-def write(
-    out: Path, videos: dict[Split, list[str]], words: dict[str, str], encode: Encode, key: ConditionKey
-) -> dict[str, float]:
+def write(out: Path, words: Mapping[Split, Sequence[str]], encode: Encode, key: ConditionKey) -> dict[str, float]:
     """Encodes the words of every clip into shards, and lists them in manifest.json; returns what was written."""
     written, shape = [], (0, 0)
     for split in SPLITS:
-        for index, start in enumerate(range(0, len(videos[split]), SHARD)):
-            rows = torch.cat(list(_encoded(videos[split][start : start + SHARD], words, encode)))
+        for index, start in enumerate(range(0, len(words[split]), SHARD)):
+            rows = torch.cat(list(_encoded(words[split][start : start + SHARD], encode)))
             shape = (rows.shape[1], rows.shape[2])
             written.append(shards.write_rows(out, split, index, rows))
     present = shards.ordered(written)
@@ -126,9 +90,9 @@ def write(
     return {f"conditions_{split}": float(count) for split, count in manifest.counts.items()}
 
 
-def _encoded(videos: Sequence[str], words: dict[str, str], encode: Encode) -> Iterator[Float[Tensor, "b l i"]]:
-    for start in range(0, len(videos), BATCH):
-        yield encode([words[video] for video in videos[start : start + BATCH]])
+def _encoded(words: Sequence[str], encode: Encode) -> Iterator[Float[Tensor, "b l i"]]:
+    for start in range(0, len(words), BATCH):
+        yield encode(words[start : start + BATCH])
 
 
 class Conditions:

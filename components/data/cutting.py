@@ -8,7 +8,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from components import config as configs
 from components.config import Config
-from components.data import clips, findings, selection, shards, sources, video
+from components.data import clips, findings, selection, shards, sources, video, words
 from components.data.clips import ClipsManifest
 from components.data.collection import Collection, Finding, Source
 from components.data.shards import SPLITS, Shard, Split
@@ -214,9 +214,16 @@ def _doubts(facts: video.Facts) -> list[str]:
 
 
 def finish(
-    out: Path, state: Path, reports: Iterable[ShardReport], collection: Collection, config: DatasetConfig
+    out: Path,
+    state: Path,
+    reports: Iterable[ShardReport],
+    collection: Collection,
+    config: DatasetConfig,
+    about: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Move the shards from `state` to `out` and describe them: the same bytes for any order of the reports.
+
+    `about` is what each video is about, where the data set tells it; then words.csv says it of each clip.
 
     A video whose frames are those of another in another split stays in one of the two. Returns the numbers of videos,
     clips and so on. Raises InputError, after rejected.json and rejected.html are written, if more than `max_rejected`
@@ -236,10 +243,17 @@ def finish(
     findings.check(out, told, left, config.max_rejected)
     present = shards.ordered(_moved(report, rows, state, out) for report, rows in kept)
     counts = shards.counts(present)
+    files = {clips.INDEX: _write_index(out, [report for report, _ in kept], config.stride)}
+    if about is not None:
+        told_of = {
+            split: [about[cut.video] for report, _ in kept if report.split == split for cut in report.clips]
+            for split in SPLITS
+        }
+        files |= words.write(out, told_of)
     manifest = ClipsManifest(
         shards=present,
         counts=counts,
-        files={clips.INDEX: _write_index(out, [report for report, _ in kept], config.stride)},
+        files=files,
         frames=config.frames,
         size=config.resolution,
         channels="rgb",

@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from components import config as configs
 from components.config import Config
-from components.data import shards
+from components.data import shards, words
 from components.data.shards import SPLITS, Shard, Split
 from components.errors import InputError
 
@@ -123,11 +123,16 @@ def _journal(state: Path, split: Split, index: int) -> Path:
     return state / f"{split}-{index:05d}.json"
 
 
-def finish(out: Path, reports: Iterable[ShardReport], key: LatentKey) -> dict[str, float]:
+def finish(
+    out: Path,
+    reports: Iterable[ShardReport],
+    key: LatentKey,
+    about: Mapping[Split, Sequence[str]] | None = None,
+) -> dict[str, float]:
     """Write statistics.json and manifest.json: the same bytes for any order of the reports.
 
-    The statistics are of the split train. Returns the numbers of rows and so on. Raises InputError if there is nothing
-    to train on or a channel never changes.
+    The statistics are of the split train; `about` is what each clip is about, where that is known. Returns the numbers
+    of rows and so on. Raises InputError if there is nothing to train on or a channel never changes.
     """
     reports = sorted(reports, key=lambda report: (SPLITS.index(report.shard.split), report.shard.index))
     present = shards.ordered(report.shard for report in reports)
@@ -147,7 +152,10 @@ def finish(out: Path, reports: Iterable[ShardReport], key: LatentKey) -> dict[st
     manifest = LatentsManifest(
         shards=present,
         counts=shards.counts(present),
-        files={_STATISTICS: shards.write_json(out / _STATISTICS, content)},
+        files={
+            _STATISTICS: shards.write_json(out / _STATISTICS, content),
+            **({} if about is None else words.write(out, about)),
+        },
         key=key,
         shape=shapes.pop(),
     )
@@ -168,6 +176,7 @@ class Latents:
         self.shape = (frames, numbers // 2, height, width)  # t, c, h, w of the latents
         self.key = manifest.key
         self.hash = manifest.hash
+        self.files = manifest.files  # beside the shards
         self.mean, self.std = _read_statistics(folder / _STATISTICS, numbers // 2)
         self._rows = shards.Rows(folder, manifest, split, manifest.shape, torch.float32)
 

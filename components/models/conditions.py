@@ -6,7 +6,7 @@ an empty text, a dropped one and none at all are the same.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,13 +21,45 @@ from components.models.video_transformer import Memory
 from components.nn.blocks import initialise
 from components.randomness import Stream
 
+Drop = Annotated[float, Field(ge=0, lt=1)]  # chance that a clip's condition is left out of a training step
 
-class ConditionConfig(Config):
-    """A text: up to `tokens` hidden states of `numbers` numbers. A class: one vector, a number for each class."""
 
-    tokens: Annotated[int, Field(ge=1)]
-    numbers: Annotated[int, Field(ge=1)]
-    drop: Annotated[float, Field(ge=0, lt=1)]  # chance that a clip's condition is left out of a training step
+class LabelConfig(Config):
+    """A class: one vector, a number for each class."""
+
+    kind: Literal["label"]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    drop: Drop
+
+    @property
+    def tokens(self) -> int:
+        """Vectors of a condition."""
+        return 1
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of a vector."""
+        return len(self.classes)
+
+
+class TextConfig(Config):
+    """A text: up to `tokens` hidden states of `numbers` numbers."""
+
+    kind: Literal["text"]
+    encoder: str  # a local folder, or a name that transformers knows, such as Qwen/Qwen2-1.5B (VideoMAR's)
+    tokens: Annotated[int, Field(ge=1)]  # of a text; the rest is cut off (VideoMAR: 300)
+    numbers: Annotated[int, Field(ge=1)]  # of its hidden states (Qwen2-1.5B: 1536)
+    drop: Drop
+
+
+ConditionConfig = LabelConfig | TextConfig
+AnyCondition = Annotated[ConditionConfig, Field(discriminator="kind")]  # as a field of parameters
+
+
+def asked(model: Config) -> ConditionConfig | None:
+    """The condition of a kind of model; None where it has none, or knows of none."""
+    condition: ConditionConfig | None = getattr(model, "condition", None)
+    return condition
 
 
 @dataclass(frozen=True, slots=True)

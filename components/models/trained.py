@@ -15,6 +15,7 @@ class Trained(Config):
     model: ModelConfig
     autoencoder: str  # identity of the VAE that made the latents
     clips: str  # hash of the clips that they were made of
+    encoder: str | None  # identity of what made vectors of captions or labels
     mean: tuple[float, ...]  # of each channel of the latents
     std: tuple[float, ...]
 

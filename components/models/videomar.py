@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from components import masking
-from components.models.conditions import ConditionConfig, Conditioned, Conditioner, apart
+from components.models.conditions import AnyCondition, Conditioned, Conditioner, apart
 from components.models.frame_by_frame import require_frames
 from components.models.masked_decoder import FlowDraws, MaskedDecoder, MaskedDecoderConfig
 from components.models.spatial_mar import gather
@@ -29,7 +29,7 @@ class VideoMARConfig(MaskedDecoderConfig):
     """VideoMAR; the paper's condition is a text of 300 hidden states of Qwen2-1.5B, dropped one time in ten."""
 
     kind: Literal["videomar"]
-    condition: ConditionConfig | None
+    condition: AnyCondition | None
 
     def build(self) -> "VideoMAR":
         """The model with fresh weights. Raises InputError if its parts do not fit one another."""

@@ -35,7 +35,7 @@ class Plan:
         return recipe.steps * self.flops / (self.workers * rate) / 3600
 
 
-def plan(build: Callable[[], nn.Module], clip: Tensor, recipe: RecipeConfig) -> Plan:
+def plan(build: Callable[[], nn.Module], clip: Any, recipe: RecipeConfig) -> Plan:
     """The plan for a model and a batch like this one clip, [1, ...] as the model takes it."""
     with torch.device("meta"):
         model: Any = build().train()
@@ -54,7 +54,7 @@ def plan(build: Callable[[], nn.Module], clip: Tensor, recipe: RecipeConfig) -> 
     return Plan(
         parameters=parameters(model),
         flops=recipe.batch * flops(model, draws(model, clip, recipe.seed, range(DRAWS)), clip),
-        read=recipe.batch * clip.numel() * clip.element_size(),
+        read=recipe.batch * _bytes(clip),
         exchanged=2 * (workers - 1) * NUMBER * trained // workers,  # a ring
         workers=workers,
         clips=clips,
@@ -96,7 +96,7 @@ def flops(model: nn.Module, chances: Sequence[Any], batch: Any) -> float:
     return total / len(chances)
 
 
-def working_memory(build: Callable[[], nn.Module], clip: Tensor, clips: int, recipe: RecipeConfig) -> int:
+def working_memory(build: Callable[[], nn.Module], clip: Any, clips: int, recipe: RecipeConfig) -> int:
     """Bytes of gradients and activations at the worst moment of a step with so many clips at once."""
     # imported late: they take seconds, which no training needs that only counts its work
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -106,13 +106,13 @@ def working_memory(build: Callable[[], nn.Module], clip: Tensor, clips: int, rec
         model = build().train()
         if recipe.activation_checkpointing:
             recompute(model)
-    batch = clip.expand(clips, *clip.shape[1:]).contiguous()
+    batch = _each(clip, lambda tensor: tensor.expand(clips, *tensor.shape[1:]).contiguous())
     (chance,) = draws(model, batch, recipe.seed, [0])
     tracker = MemTracker()
     tracker.track_external(model)
     with mode, tracker:
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            loss = model(mode.from_tensor(batch), _each(chance, mode.from_tensor)).total
+            loss = model(_each(batch, mode.from_tensor), _each(chance, mode.from_tensor)).total
         loss.backward()
     peak = sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
     gradients = NUMBER * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -130,8 +130,20 @@ def together(model: nn.Module) -> int:
     return 2 * (outside + sum(sizes[:2]))
 
 
+def _bytes(clip: Any) -> int:
+    """Of all tensors of a batch."""
+    sizes = []
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    _each(clip, note)
+    return sum(sizes)
+
+
 def _each(chance: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Draws with every tensor in them changed, also in the draws that they hold."""
+    """Draws, or a batch, with every tensor in them changed, also in the draws that they hold."""
     if isinstance(chance, Tensor):
         return change(chance)
     if not is_dataclass(chance) or isinstance(chance, type):

@@ -18,7 +18,7 @@ GROUND: Final = (
 SHARED: Final = (
     "stage", "cluster", "workers", "trials", "hands", "sampler_trials", "training_trials", "latent_training",
     "environment", "progress", "cost", "predictor", "predictions", "video_predictor", "features", "fitting",
-    "encoding", "origins", "served", "jobs", "preflight", "homecoming",
+    "encoding", "origins", "served", "jobs", "preflight", "homecoming", "conditioning",
 )  # fmt: skip
 NEVER_NAMES: Final = frozenset({"utils", "common", "misc", "helpers", "base", "core", "manager", "engine"})
 

@@ -24,7 +24,14 @@ KINDS = {
 def tiny(kind: str, **changes: object) -> Model:
     """Fresh weights, the same every time."""
     torch.manual_seed(0)
-    content = {"model": {**KINDS[kind], **changes}, "autoencoder": "", "clips": "", "mean": [], "std": []}
+    content = {
+        "model": {**KINDS[kind], **changes},
+        "autoencoder": "",
+        "clips": "",
+        "encoder": None,
+        "mean": [],
+        "std": [],
+    }
     return parse(Trained, content, where="here").model.build()
 
 

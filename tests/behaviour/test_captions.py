@@ -14,8 +14,8 @@ from components.training.loop import Data, Training, fit
 from tests.behaviour.families import clips, first, opened, tiny
 from tests.behaviour.test_families import recipe
 
-TEXT = {"tokens": 5, "numbers": 6, "drop": 0.1}
-LABEL = {"tokens": 1, "numbers": 3, "drop": 0.1}
+TEXT = {"kind": "text", "encoder": "some", "tokens": 5, "numbers": 6, "drop": 0.1}
+LABEL = {"kind": "label", "classes": ["lift", "pull", "push"], "drop": 0.1}
 
 
 def conditioned(batch: int = 2, frames: int = 4) -> Conditioned:
@@ -97,8 +97,7 @@ def test_training_and_sampling_give_the_same_z_under_a_condition():
 @pytest.mark.parametrize("condition", [TEXT, LABEL])
 def test_the_loop_trains_it_and_every_parameter_gets_a_gradient(condition):
     model = opened("videomar", condition=condition).train()
-    shape = (8, condition["tokens"], condition["numbers"])
-    given = torch.eye(3)[torch.arange(8) % 3][:, None] if condition is LABEL else torch.randn(shape)
+    given = torch.eye(3)[torch.arange(8) % 3][:, None] if condition is LABEL else torch.randn(8, 5, 6)
     both = Conditioned(clips(8), given)
     draws = model.draw(both, Stream.of(0, range(8)))
     draws = dataclasses.replace(draws, dropped=torch.arange(8) < 2)

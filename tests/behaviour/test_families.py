@@ -250,7 +250,7 @@ def test_the_loop_trains_it_as_any_other_model(kind):
 def test_a_stored_model_comes_back_as_its_kind_and_predicts_the_same(kind, one_set, tmp_path):
     model = opened(kind)
     checkpoint.save_weights(tmp_path / checkpoint.WEIGHTS, model.state_dict())
-    facts = Trained(model=model.config, autoencoder="a", clips="b", mean=(0.0,), std=(1.0,))
+    facts = Trained(model=model.config, autoencoder="a", clips="b", encoder=None, mean=(0.0,), std=(1.0,))
     checkpoint.describe(tmp_path, facts)
     loaded, _ = trained.load(tmp_path, torch.device("cpu"))
     assert type(loaded) is type(model)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from components.data import conditions
+from components.data import conditions, words
 from components.data.conditions import ConditionKey, Conditions
 from components.errors import InputError
 from components.models.conditions import Conditioned, Given
@@ -11,23 +11,14 @@ from components.randomness import Stream
 from components.sampling.rollout import rollout
 from components.text import TextConfig, TextEncoder
 from tests.behaviour.families import clips, first, opened
+from tests.tiny_text import write_qwen2
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    path = tmp_path_factory.mktemp("qwen2")
-    letters = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]  # every letter is a token
-    vocabulary = {letter: index for index, letter in enumerate(letters)}
-    transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[]).save_pretrained(path)
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
-    config = transformers.Qwen2Config(vocab_size=len(letters), num_hidden_layers=2, **size)
-    transformers.Qwen2Model(config).save_pretrained(path)
-    return path
+    return write_qwen2(tmp_path_factory.mktemp("qwen2"))
 
 
 def encoder(folder, tokens=12):
@@ -56,11 +47,13 @@ def test_another_encoder_or_length_has_another_identity(folder):
 def test_captions_beside_videos_become_a_condition_that_changes_the_prediction(folder, tmp_path):
     path = tmp_path / "captions.csv"
     path.write_text("video,caption\na.mp4,a robot arm pushes a cube\nb.mp4,a cube lifts\n", encoding="utf-8")
-    words, encode = conditions.read_words(path, "caption", ["a.mp4", "b.mp4"]), encoder(folder)
-    key = ConditionKey(clips="c", words="w", encoder=encode.identity, settings={"tokens": 12})
-    conditions.write(tmp_path / "out", {"train": ["a.mp4", "b.mp4"], "val": [], "test": []}, words, encode, key)
+    told, encode = words.read(path, {"a.mp4", "b.mp4"}, set()), encoder(folder)
+    key = ConditionKey(words="w", encoder=encode.identity)
+    conditions.write(tmp_path / "out", {"train": list(told.values()), "val": [], "test": []}, encode, key)
     given = Conditions.open(tmp_path / "out", "train", key).read([0, 1])
-    model = opened("videomar", condition={"tokens": 12, "numbers": 16, "drop": 0.1})
+    model = opened(
+        "videomar", condition={"kind": "text", "encoder": str(folder), "tokens": 12, "numbers": 16, "drop": 0.1}
+    )
     both, chance = Conditioned(clips(2), given), Stream.of(0, (0, 1))
     assert torch.isfinite(model(both, model.draw(both, chance)).total)
     from tests.pipeline.test_presets import Row

@@ -24,7 +24,7 @@ def write_models(folder: Path, frames: int) -> str:
     vae = parse(CausalVAEConfig, tables()["autoencoders"]["kuka-vae"] | {"frames": frames}, where="test")
     _save(folder / "vae", vae.build(), vae)
     identity = checkpoint.identity(folder / "vae")
-    content = {"model": tables()["models"]["canvas"], "autoencoder": identity, "clips": "c"}
+    content = {"model": tables()["models"]["canvas"], "autoencoder": identity, "clips": "c", "encoder": None}
     trained = parse(Trained, content | {"mean": [0.0] * 4, "std": [1.0] * 4}, where="test")
     _save(folder / "model", trained.model.build(), trained)
     return identity

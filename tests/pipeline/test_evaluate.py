@@ -41,7 +41,7 @@ def predictor(model: str = "canvas") -> Counting:
     torch.manual_seed(0)
     vae = config.parse(CausalVAEConfig, PARAMS["autoencoders"]["kuka-vae"], where="vae")
     shape = config.parse(CanvasMARConfig, PARAMS["models"][model], where="model")
-    trained = Trained(model=shape, autoencoder="", clips="", mean=(0.0,) * 4, std=(1.0,) * 4)
+    trained = Trained(model=shape, autoencoder="", clips="", encoder=None, mean=(0.0,) * 4, std=(1.0,) * 4)
     device = torch.device("cpu")
     return Counting(vae.build().eval(), shape.build().eval().requires_grad_(False), trained, device)
 

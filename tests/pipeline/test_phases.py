@@ -16,7 +16,7 @@ from components.data.latents import LatentKey, Latents
 from components.errors import InputError
 from components.training.optimizer import RecipeConfig
 from pipeline import train
-from pipeline.train import Params, Start
+from pipeline.train import Params, Source, Start
 from pipeline.workers import Worker
 from tests.pipeline.conftest import ROOT, run, tiny
 
@@ -42,7 +42,7 @@ def test_a_phase_trains_on_the_first_frames_of_each_clip_and_the_next_one_on_all
     chosen = params(phases=[PHASE | {"frames": 3, "batch": 4}, PHASE])
     shapes = []
     for phase in chosen.recipe.parts():
-        _, data = train.make(chosen.model, phase, folder, None, ALONE)
+        _, data = train.make(chosen.model, phase, Source(folder, None), None, ALONE)
         steps = data.batches(0)
         shapes.append(tuple(next(steps)[1].shape))
         steps.close()
@@ -76,7 +76,9 @@ def test_a_training_begins_with_the_weights_that_it_is_given(tmp_path: Path) -> 
     torch.manual_seed(5)
     given = chosen.model.build().state_dict()
     checkpoint.save_weights(tmp_path / "given.safetensors", given)
-    training, _ = train.make(chosen.model, phase, folder, Start(tmp_path / "given.safetensors", ()), ALONE)
+    training, _ = train.make(
+        chosen.model, phase, Source(folder, None), Start(tmp_path / "given.safetensors", ()), ALONE
+    )
     assert all(torch.equal(value, given[name]) for name, value in training.model.state_dict().items())
     assert all(torch.equal(value, given[name]) for name, value in training.weights().items())
 
@@ -84,15 +86,15 @@ def test_a_training_begins_with_the_weights_that_it_is_given(tmp_path: Path) -> 
 def test_other_weights_to_begin_with_are_another_training(tmp_path: Path) -> None:
     folder, chosen = write_latents(tmp_path / "latents"), params()
     (phase,) = chosen.recipe.parts()
-    names = {train.job_of(chosen, phase, folder, None).name}
+    names = {train.job_of(chosen, phase, Source(folder, None), None).name}
     for seed in (1, 2):
         torch.manual_seed(seed)
         path = tmp_path / str(seed) / checkpoint.WEIGHTS
         checkpoint.save_weights(path, chosen.model.build().state_dict())
-        names.add(train.job_of(chosen, phase, folder, Start(path, ())).name)
+        names.add(train.job_of(chosen, phase, Source(folder, None), Start(path, ())).name)
     assert len(names) == 3
     with pytest.raises(InputError, match="does not exist; run `dvc repro`"):
-        train.job_of(chosen, phase, folder, Start(tmp_path / "nowhere" / checkpoint.WEIGHTS, ()))
+        train.job_of(chosen, phase, Source(folder, None), Start(tmp_path / "nowhere" / checkpoint.WEIGHTS, ()))
 
 
 def test_a_vae_has_no_phases() -> None:

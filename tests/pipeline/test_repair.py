@@ -27,7 +27,7 @@ def cut(tmp_path: Path) -> tuple[Path, Path]:
     choices = config.parse(
         FolderConfig,
         {"kind": "folder", "path": str(videos), "split": {"kind": "named"}, "frames": 4, "stride": 1, "step": 2}
-        | {"resolution": [16, 16], "shard": 2, "max_rejected": 0.5},
+        | {"resolution": [16, 16], "shard": 2, "max_rejected": 0.5, "words": None},
         where="test",
     )
     found = sources.find(choices)

@@ -36,7 +36,7 @@ def build(folder: Path, *, group: int = 1, vae_changes: dict | None = None) -> P
         ("kuka-no-canvas", "no-canvas", "no-canvas"),
     ):
         shape = config.parse(CanvasMARConfig, params["models"][model] | {"group": group}, where="model")
-        trained = Trained(model=shape, autoencoder=identity, clips="", mean=(0.1,) * 4, std=(0.9,) * 4)
+        trained = Trained(model=shape, autoencoder=identity, clips="", encoder=None, mean=(0.1,) * 4, std=(0.9,) * 4)
         save(data / "models" / row, shape.build(), trained)
         (data / "searches" / row).mkdir(parents=True)
         content = {"sampler": params["samplers"][sampler] | {"sets": 3}}

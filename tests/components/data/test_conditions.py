@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from components.data import conditions
-from components.data.conditions import ConditionKey, Conditions, Labels
+from components.data import conditions, words
+from components.data.conditions import ConditionKey, Conditions, Encoder, Labels
 from components.errors import InputError
 
-VIDEOS = {"train": ["a.mp4", "a.mp4", "b.mp4"], "val": ["c.mp4"], "test": []}
-KEY = ConditionKey(clips="c1", words="w1", encoder="e1", settings={})
+WORDS = {"train": ["push", "push", "lift, then drop"], "val": ["push"], "test": []}
+KEY = ConditionKey(words="w1", encoder="e1")
 
 
 def table(tmp_path, text):
@@ -18,9 +18,11 @@ def table(tmp_path, text):
 
 
 def test_every_clip_gets_the_label_of_its_video_and_the_cache_gives_it_back(tmp_path):
-    path = table(tmp_path, 'video,label\na.mp4,push\nb.mp4,"lift, then drop"\nc.mp4,push\n')
-    words = conditions.read_words(path, "label", ["a.mp4", "b.mp4", "c.mp4"])
-    told = conditions.write(tmp_path / "out", VIDEOS, words, Labels(["push", "lift, then drop"]), KEY)
+    path = table(tmp_path, 'video,label\na.mp4,push\nb.mp4,"lift, then drop"\nspare.mp4,push\n')
+    assert words.read(path, {"a.mp4", "b.mp4"}, {"spare.mp4", "other.mp4"})["b.mp4"] == "lift, then drop"
+    encode = Labels(["push", "lift, then drop"])
+    assert isinstance(encode, Encoder)
+    told = conditions.write(tmp_path / "out", WORDS, encode, KEY)
     assert told == {"conditions_train": 3, "conditions_val": 1, "conditions_test": 0}
     opened = Conditions.open(tmp_path / "out", "train", KEY)
     assert opened.read([2, 0]).tolist() == [[[0.0, 1.0]], [[1.0, 0.0]]]
@@ -33,32 +35,39 @@ def test_every_clip_gets_the_label_of_its_video_and_the_cache_gives_it_back(tmp_
         Conditions.open(tmp_path / "out", "train", KEY).read([0])
 
 
+def test_the_words_of_clips_are_kept_in_their_order_and_verified(tmp_path):
+    files = words.write(tmp_path, {"train": ["push", 'a "robot",\nthen'], "test": [""]})
+    assert words.of(tmp_path, files) == {"train": ("push", 'a "robot",\nthen'), "val": (), "test": ("",)}
+    assert words.of(tmp_path, {}) is None
+    (tmp_path / words.FILE).write_text("split,clip,words\n")
+    with pytest.raises(InputError, match="not what its manifest says"):
+        words.of(tmp_path, files)
+
+
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "told"),
     [
         ("video,caption\na.mp4,x\nb.mp4,y\nc.mp4,z\n", "has a caption for c.mp4, which is no video here"),
         ("video,caption\na.mp4,x\n", "has no caption for b.mp4; add a line"),
         ("video,caption\na.mp4,x\na.mp4,y\nb.mp4,z\n", "names a.mp4 twice"),
-        ("video,label\na.mp4,x\nb.mp4,y\n", "is no csv with the columns video and caption"),
+        ("video,words\na.mp4,x\nb.mp4,y\n", "needs the columns video and caption, or video and label"),
+        ("video,caption,label\na.mp4,x,z\nb.mp4,y,z\n", "needs the columns video and caption, or video and label"),
+        ("", "needs the columns video and caption, or video and label"),
     ],
 )
-def test_captions_without_videos_and_the_reverse_are_told_in_one_sentence(tmp_path, text, words):
-    with pytest.raises(InputError, match=words):
-        conditions.read_words(table(tmp_path, text), "caption", ["a.mp4", "b.mp4"])
+def test_words_without_videos_and_the_reverse_are_told_in_one_sentence(tmp_path, text, told):
+    with pytest.raises(InputError, match=told):
+        words.read(table(tmp_path, text), {"a.mp4", "b.mp4"}, set())
 
 
 def test_a_missing_file_an_unknown_label_and_a_class_named_twice_are_told_in_one_sentence(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        conditions.read_words(tmp_path / "none.csv", "caption", [])
+        words.read(tmp_path / "none.csv", set(), set())
     with pytest.raises(InputError, match="unknown label 'pull'; the classes are push, lift"):
         Labels(["push", "lift"])(["push", "pull"])
     with pytest.raises(InputError, match="named twice"):
         Labels(["push", "push"])
 
 
-def test_the_videos_of_clips_are_those_of_their_list(tmp_path):
-    (tmp_path / "clips.csv").write_text(
-        "clip,split,shard,row,video,first_frame\n0,train,0,0,x/a.mp4,0\n1,val,0,0,b.mp4,13\n", encoding="utf-8"
-    )
-    assert conditions.videos_of(tmp_path) == {"train": ["x/a.mp4"], "val": ["b.mp4"], "test": []}
-    assert torch.equal(Labels(["a", "b"])(["b"]), torch.tensor([[[0.0, 1.0]]]))
+def test_no_label_is_no_vector():
+    assert torch.equal(Labels(["a", "b"])(["b", ""]), torch.tensor([[[0.0, 1.0]], [[0.0, 0.0]]]))

@@ -41,6 +41,7 @@ def folder_config(folder: Path, **changes: object) -> FolderConfig:
         "resolution": [16, 24],
         "shard": 2,
         "max_rejected": 0.5,
+        "words": None,
     }
     return config.parse(FolderConfig, {**data, **changes}, where="test")
 

@@ -33,6 +33,7 @@ def choices(folder: Path) -> FolderConfig:
         "resolution": [16, 24],
         "shard": 4,
         "max_rejected": 1.0,
+        "words": None,
     }
     return config.parse(FolderConfig, data, where="test")
 

@@ -15,7 +15,7 @@ from components.errors import InputError
 from tests.components.data import official
 from tests.components.data.test_cutting import make
 
-CUT = {"frames": 17, "stride": 1, "step": 13, "shard": 2, "max_rejected": 0.0, "require_complete": False}
+CUT = {"frames": 17, "stride": 1, "step": 13, "shard": 2, "max_rejected": 0.0, "words": None, "require_complete": False}
 ARCHERY, DIVING = "Archery/v_Archery", "Diving/v_Diving"
 
 

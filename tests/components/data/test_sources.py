@@ -7,7 +7,7 @@ from components.data import sources
 from components.data.sources import FolderConfig
 from components.errors import InputError
 
-CUT = {"frames": 17, "stride": 1, "step": 17, "resolution": [8, 8], "shard": 4, "max_rejected": 0.0}
+CUT = {"frames": 17, "stride": 1, "step": 17, "resolution": [8, 8], "shard": 4, "max_rejected": 0.0, "words": None}
 NAMED = {"kind": "named"}
 
 

@@ -18,7 +18,9 @@ def stored(folder: Path, *, canvas: bool = True) -> CanvasMAR:
     config = tiny_config(canvas=canvas)
     model = config.build()
     checkpoint.save_weights(folder / checkpoint.WEIGHTS, model.state_dict())
-    facts = Trained(model=config, autoencoder="a1", clips="b2", mean=(0.0, 0.5, -1.0), std=(1.0, 2.0, 3.0))
+    facts = Trained(
+        model=config, autoencoder="a1", clips="b2", encoder=None, mean=(0.0, 0.5, -1.0), std=(1.0, 2.0, 3.0)
+    )
     checkpoint.describe(folder, facts)
     return model
 

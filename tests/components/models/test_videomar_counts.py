@@ -3,7 +3,7 @@
 import torch
 
 from components.masking import MaskConfig
-from components.models.conditions import ConditionConfig
+from components.models.conditions import ConditionConfig, TextConfig
 from components.models.flow_head import FlowHeadConfig
 from components.models.video_transformer import VideoTransformerConfig
 from components.models.videomar import VideoMAR, VideoMARConfig
@@ -11,7 +11,7 @@ from components.models.videomar import VideoMAR, VideoMARConfig
 WIDTH, LAYERS = 1536, 36
 
 
-TEXT = ConditionConfig(tokens=300, numbers=1536, drop=0.1)  # hidden states of Qwen2-1.5B
+TEXT = TextConfig(kind="text", encoder="Qwen/Qwen2-1.5B", tokens=300, numbers=1536, drop=0.1)
 
 
 def paper(condition: ConditionConfig | None = None) -> VideoMAR:
