@@ -30,7 +30,7 @@ class Encoder(Protocol):
         """Equal words become equal vectors where this is equal."""
         ...
 
-    def __call__(self, words: Sequence[str]) -> Float[Tensor, "b l i"]:
+    def __call__(self, words: Sequence[str], /) -> Float[Tensor, "b l i"]:
         """Raises InputError for words that it does not know."""
         ...
 
