@@ -42,7 +42,7 @@ def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run)
                 make, left, count=lambda piece: len(piece.rows), total=total, label="encode", unit="clips"
             )
     for report in reports:
-        shards.move(state / report.shard.file, out)
+        shards.place(state / report.shard.file, out)
     metrics = latents.finish(out, reports, key, words.of(clips, made.files))
     shutil.rmtree(state)
     log.dataset(params.autoencoder.dataset, str(clips), key.clips, "encoding")

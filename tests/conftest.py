@@ -1,5 +1,10 @@
 """Shapes are checked while the tests run: every jaxtyping annotation in components/ is enforced by beartype."""
 
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from jaxtyping import install_import_hook
 
@@ -10,3 +15,17 @@ install_import_hook("components", "beartype.beartype")
 def _no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing Ray's door names a tracking store for the whole process; a test's runs belong to its own folder."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of four mebibytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(("mount", "-t", "tmpfs", "-o", "size=4m", "none", disk), capture_output=True).returncode
+    ):
+        pytest.skip("this machine does not let us mount a small tmpfs")
+    yield disk
+    subprocess.run(("umount", disk), check=True)

@@ -221,7 +221,7 @@ def finish(
     config: DatasetConfig,
     about: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """Move the shards from `state` to `out` and describe them: the same bytes for any order of the reports.
+    """Put the shards of `state` into `out` too, and describe them: the same bytes for any order of the reports.
 
     `about` is what each video is about, where the data set tells it; then words.csv says it of each clip.
 
@@ -324,7 +324,7 @@ def _moved(report: ShardReport, rows: list[int], state: Path, out: Path) -> Shar
     if report.shard is None or not rows:
         return None
     if len(rows) == report.shard.rows:
-        shards.move(state / report.shard.file, out)
+        shards.place(state / report.shard.file, out)
         return report.shard
     with shards.spool(out, report.split, report.index) as spool:
         for row in shards.some(state / report.shard.file, rows):

@@ -141,10 +141,17 @@ def some(path: Path, rows: Iterable[int]) -> Iterator[Shaped[Tensor, "1 ..."]]:
             yield stored[row : row + 1]
 
 
-def move(path: Path, folder: Path) -> None:
-    """Move a shard into another folder, which may lie on another disk. Raises InputError if it cannot be written."""
+def place(path: Path, folder: Path) -> None:
+    """A shard in another folder too, as a link, or as a copy on another disk. Raises InputError if it cannot be.
+
+    It stays where it was: until all of a folder is written, a full disk must not cost what is there already.
+    """
     with _writing(folder):
-        shutil.move(path, folder / path.name)
+        (folder / path.name).unlink(missing_ok=True)
+        try:
+            os.link(path, folder / path.name)
+        except OSError:
+            shutil.copyfile(path, folder / path.name)
 
 
 def replace(path: Path, folder: Path) -> None:

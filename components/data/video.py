@@ -1,9 +1,9 @@
 """Video files to clips and back: the only door to decord, to PyAV and to Pillow's GIF writer.
 
 decord reads. PyAV looks at the container first, because it tells a text file from a damaged video and a film from a
-sound recording, and it reads what decord cannot (AV1, GIF) or reads wrongly (MPEG transport streams, edit lists,
-pictures whose size changes). A file is decoded once, from its first frame to its last, and no reader outlives the call:
-one that crosses a fork hangs.
+sound recording, and it reads what decord cannot (AV1, GIF), reads wrongly (MPEG transport streams, edit lists,
+pictures whose size changes) or would hold in memory (it reads ahead without an end). A file is decoded once, from its
+first frame to its last, and no reader outlives the call: one that crosses a fork hangs.
 """
 
 import os
@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
@@ -33,6 +34,7 @@ SUFFIXES: Final = frozenset(
 )
 CHUNK_BYTES: Final = 32 * 2**20  # of decoded pictures held at a time
 CHUNK_FRAMES: Final = 64
+LONG_BYTES: Final = 256 * 2**20  # of all pictures of a file; decord's own thread would read as many ahead
 FOREIGN_FORMATS: Final = frozenset({"gif", "mpegts"})  # containers that decord refuses or reads wrongly
 FOREIGN_CODECS: Final = frozenset({"av1", "libdav1d", "libaom-av1"})
 TEXT_FORMATS: Final = frozenset({"tty"})  # FFmpeg draws text files as pictures
@@ -217,13 +219,14 @@ def _header(container: Any, stream: Any) -> _Header:
     foreign = container.format.name in FOREIGN_FORMATS or context.name in FOREIGN_CODECS
     edited = bool(declared and fps * duration) and abs(declared - fps * duration) > EDITED_FRAMES
     sizes = _sizes(container, stream)
+    long = max(declared, fps * duration) * height * width * 3 > LONG_BYTES
     return _Header(
         fps=fps,
         declared=declared,
         duration=duration,
         chunk=min(CHUNK_FRAMES, max(1, CHUNK_BYTES // max(1, height * width * 3))),
         sizes=sizes,
-        foreign=foreign or edited or len(sizes) > 1,
+        foreign=foreign or edited or long or len(sizes) > 1,
     )
 
 
@@ -299,9 +302,10 @@ def _by_av(path: Path, size: int) -> Iterator[UInt8[ndarray, "f h w 3"]]:
         stream = next(stream for stream in container.streams.video if not _is_cover(stream))
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"err_detect": "explode"}  # an error rather than a smeared picture
+        converter = VideoReformatter()  # one for all: a frame's own would be set up anew for each
         pictures: list[ndarray] = []
         for frame in container.decode(stream):
-            picture = frame.to_ndarray(format="rgb24")
+            picture = converter.reformat(frame, format="rgb24").to_ndarray()
             if pictures and (len(pictures) == size or pictures[0].shape != picture.shape):
                 yield np.stack(pictures)
                 pictures = []

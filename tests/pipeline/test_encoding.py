@@ -58,7 +58,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path,
     work = encoding.encoder(places[0], places[1], tmp_path / "state", encoding.stamp_of(key))
     reports = [work(piece) for piece in encoding.pieces(COUNTS)]
     for report in reports:
-        shards.move(tmp_path / "state" / report.shard.file, places[2])
+        shards.place(tmp_path / "state" / report.shard.file, places[2])
     latents.finish(places[2], reports, key)
     return places
 

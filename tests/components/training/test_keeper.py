@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -140,20 +139,6 @@ def test_killed_while_it_writes_a_checkpoint_the_one_before_it_is_whole(tmp_path
     assert torn, "the second checkpoint was never begun"
     assert newest(tmp_path) == (10, [])
     assert kept(tmp_path) == [10]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    """A disk of four mebibytes."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(("mount", "-t", "tmpfs", "-o", "size=4m", "none", disk), capture_output=True).returncode
-    ):
-        pytest.skip("this machine does not let us mount a small tmpfs")
-    yield disk
-    subprocess.run(("umount", disk), check=True)
 
 
 def overfill(folder: Path) -> None:
