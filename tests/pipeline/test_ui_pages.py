@@ -104,8 +104,9 @@ def pictures(root: Path, folder: Path) -> None:
         tree = page.get_by_test_id("column-selector-tree")
         for name in ("Dataset", "Source", "Models", "fvd", "milliseconds_per_frame", "psnr"):  # off, and on
             page.get_by_placeholder("Search columns").fill(name)
-            tree.get_by_title(name, exact=True).first.click()
-        page.keyboard.press("Escape")
+            tree.get_by_text(name, exact=True).first.click(timeout=20_000)
+        page.get_by_role("button", name="Columns").click()
+        tree.wait_for(state="hidden")
         edge = page.locator(".ag-header-cell[col-id='attributes.`Run Name`'] .ag-header-cell-resize").bounding_box()
         page.mouse.move(edge["x"] + edge["width"] / 2, edge["y"] + edge["height"] / 2)
         page.mouse.down()
