@@ -56,7 +56,7 @@ class Shared:
     log: RunHandle
 
 
-def trial(setting: Mapping[str, Any], shared: Shared) -> dict[str, float]:
+def trial(number: int, setting: Mapping[str, Any], shared: Shared) -> dict[str, float]:
     """FVD with its interval and the time that a frame took, for one point; its features are kept."""
     device, protocol = cluster.device(), shared.protocol
     point = shared.points[setting["point"]]

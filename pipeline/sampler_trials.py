@@ -79,10 +79,10 @@ def loaded(folders: Folders, resolution: int) -> tuple[Predictor, Features]:
     return predictor, Features(folders.weights, device, folders.cache, resolution)
 
 
-def trial(setting: Mapping[str, Any], shared: Scoring) -> dict[str, float]:
+def trial(number: int, setting: Mapping[str, Any], shared: Scoring) -> dict[str, float]:
     """FVD on the validation clips with its interval, and the time and the arithmetic of a frame, for one setting."""
     used = cluster.measure()
-    with shared.log.child(named(setting), dict(setting), {"part": "trial"}) as log:
+    with shared.log.child(named(number, setting), dict(setting), {"part": "trial"}) as log:
         fake, milliseconds, gigaflops = features(changed(shared.sampler, setting), shared)
         found = fvd.score(shared.real, fake, shared.blocks)
         metrics = {"fvd": found.value, **ends("fvd", found)}
@@ -130,9 +130,9 @@ def ends(name: str, found: Estimate) -> dict[str, float]:
     return {key: value for key, value in told.items() if value is not None}
 
 
-def named(setting: Mapping[str, Any]) -> str:
-    """A trial's name, for a person."""
+def named(number: int, setting: Mapping[str, Any]) -> str:
+    """A trial's name, for a person; the number first, for MLflow's table shows hardly more of a name."""
     words = (
         f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {value}" for path, value in setting.items()
     )
-    return ", ".join(words) or "as it stands"
+    return f"{number}: {', '.join(words) or 'as it stands'}"

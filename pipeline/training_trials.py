@@ -48,11 +48,11 @@ class Training:
         return parse(Trained, content, where="search.space")
 
 
-def trial(setting: Mapping[str, Any], shared: Training) -> Iterator[dict[str, float]]:
+def trial(number: int, setting: Mapping[str, Any], shared: Training) -> Iterator[dict[str, float]]:
     """Losses at every validation, each with its step. Raises InputError for an objective that the model has not."""
     chosen = shared.changed(setting)
     worker, used = Worker(0, 1, cluster.device(), nn.Identity(), None), cluster.measure()
-    with shared.log.child(named(setting), dict(setting), {"part": "trial"}) as log:
+    with shared.log.child(named(number, setting), dict(setting), {"part": "trial"}) as log:
         (phase,) = chosen.recipe.parts()
         start = chosen.recipe.start
         begun = None if start is None else Start(Path(start.folder).resolve() / checkpoint.WEIGHTS, start.new)

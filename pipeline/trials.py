@@ -22,7 +22,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-Trial = Callable[[Mapping[str, Any], Any], Mapping[str, float] | Iterable[Mapping[str, float]]]
+Trial = Callable[[int, Mapping[str, Any], Any], Mapping[str, float] | Iterable[Mapping[str, float]]]
 LOOK_SECONDS = 0.5
 
 
@@ -40,7 +40,7 @@ def search(
     stopper: NoStopper | Asha | None = None,
     steps: int = 1,
 ) -> list[dict[str, Any]]:
-    """trial(setting, shared) for every setting through Ray Tune; rows of setting, metrics and status in their order.
+    """trial(number, setting, shared) for every setting through Ray Tune; rows in their order: setting, metrics, status.
 
     Settings are listed or proposed, at most `total`, by the `objectives` of those before; of a trial that gives its
     metrics one after the other, each with its `step`, the last ones count, and a stopper may end it before `steps`.
@@ -86,7 +86,7 @@ def _placed(trial: Trial, shared: Any, counter: Any, concurrent: int) -> Any:
         torch.set_num_threads(threads)
         measure = cluster.measure()
         try:
-            found = trial(config["setting"], shared)
+            found = trial(config["trial"], config["setting"], shared)
             for metrics in [found] if isinstance(found, Mapping) else found:
                 tune.report(dict(metrics))
         finally:

@@ -32,15 +32,16 @@ def main() -> None:
 
 def links(client: Any, experiment: str, base: str) -> dict[str, str]:
     """Pages worth opening, by name; the trials of the last search side by side where there was one."""
-    table = f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"
-    found = {"table of runs": table, "charts": f"{table}&compareRunsMode=CHART", "models": f"{base}/#/models"}
+    models = "workflowType=machine_learning"  # MLflow begins with the pages for prompts and traces otherwise
+    table = f"{base}/#/experiments/{experiment}/runs?{models}"
+    found = {"table of runs": table, "charts": f"{table}&compareRunsMode=CHART", "models": f"{base}/#/models?{models}"}
     last = client.search_runs([experiment], "tags.stage = 'sweep'", max_results=1)
     if last:
-        found["last search"] = f"{base}/#/experiments/{experiment}/runs/{last[0].info.run_id}"
+        found["last search"] = f"{base}/#/experiments/{experiment}/runs/{last[0].info.run_id}?{models}"
         below = f"tags.mlflow.parentRunId = '{last[0].info.run_id}'"
         trials = [run.info.run_id for run in client.search_runs([experiment], below)]
         asked = f"runs={quote(json.dumps(trials))}&experiments={quote(json.dumps([experiment]))}"
-        found["its trials"] = f"{base}/#/compare-runs?{asked}"
+        found["its trials"] = f"{base}/#/compare-runs?{asked}&{models}"
     return found
 
 

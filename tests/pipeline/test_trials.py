@@ -22,7 +22,7 @@ from components.proposals import Asha, Optuna
 from components.space import Uniform, Integers
 
 
-def trial(setting, shared):
+def trial(number, setting, shared):
     """x squared; three fails."""
     folder, pause = shared
     process = loaded(str(folder))
@@ -39,7 +39,7 @@ def loaded(folder):
         file.write("once\\n")
     return os.getpid()
 
-def steps(setting, shared):
+def steps(number, setting, shared):
     for step in range(1, 9):
         yield {"step": step, "loss": setting["x"] + 1 / step}
 

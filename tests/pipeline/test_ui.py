@@ -22,7 +22,7 @@ def test_the_trials_of_the_last_search_are_a_link_away(tmp_path: Path, monkeypat
             with search.handle.child(f"scale {scale}", {"scale": scale}, {"part": "trial"}) as trial:
                 trial.metrics({"fvd": scale})
     found = links(tracking.connect(where), experiment, "http://127.0.0.1:5000")
-    assert found["last search"].endswith(f"/experiments/1/runs/{search.id}")
+    assert found["last search"].endswith(f"/experiments/1/runs/{search.id}?workflowType=machine_learning")
     asked = unquote(found["its trials"])
     assert asked.count('"') == 6
     assert search.id not in asked
