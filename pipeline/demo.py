@@ -91,7 +91,7 @@ def build(root: Path, device: str | None) -> Any:
             run = gr.Dropdown(names, value=first, label="Run")
             other = gr.Dropdown([NONE, *names], value=second, label="beside it")
             frames = gr.Slider(1, MOST_PREDICTED, 8, step=1, label="Frames")
-            seed = gr.Number(0, precision=0, label="Seed")
+            seed = gr.Number(0, precision=0, minimum=0, label="Seed")
         with gr.Row():
             sliders = [
                 gr.Slider(0, 4, sampler.temporal_scale, label="Guidance: past"),
@@ -159,7 +159,7 @@ class Theatre:
         changed = dict(zip(SETTINGS, settings, strict=True)) | {"sets": int(settings[2])}
         try:
             scenes = [
-                Scene(name, self.predictors[name], chosen, min(int(frames), MOST_PREDICTED), int(seed), changed)
+                Scene(name, self.predictors[name], chosen, min(int(frames), MOST_PREDICTED), int(seed or 0), changed)
                 for name in dict.fromkeys((run, other))
                 if name != NONE
             ]

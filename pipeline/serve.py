@@ -12,6 +12,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,13 +40,20 @@ except ImportError:
 
 MOST_BYTES: Final = 20 * 2**20  # of a request
 MOST_FRAMES: Final = 300  # of its video
-BODY_SECONDS: Final = 20.0  # that a request may take to arrive
-ANSWER_SECONDS: Final = 120.0  # until the last frame, once it has arrived
 BATCH, GATHER_SECONDS = 8, 0.02  # requests that are predicted together, and how long one waits for others
 RUNNING: Final = 2 * BATCH  # requests that a replica holds
-QUEUE: Final = 64  # that wait for a replica; more are turned away
+RETRY_SECONDS: Final = 5  # that a client who is turned away should wait
 ATTEMPTS: Final = 3  # at a request whose replica has died
 KINDS: Final = ("video/", "image/gif", "application/octet-stream")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a request may take, and how many may be under way."""
+
+    body_seconds: float = 20.0  # until it has arrived
+    answer_seconds: float = 120.0  # from then on, until the last frame
+    queue: int = 64  # that are being answered or wait for a replica; more are turned away
 
 
 class Question(Config):
@@ -85,21 +94,29 @@ class Replica:
 
     async def answer(self, request: tuple[Any, dict[str, int]]) -> AsyncIterator[list[tuple[str, int, bytes]]]:
         """Canvases and frames as PNGs, as soon as they stand."""
-        async for lines in self.batched(request):
-            if lines is not None:
-                yield lines
+        gone = asyncio.Event()
+        try:
+            async for lines in self.batched((*request, gone)):
+                if lines is not None:
+                    yield lines
+        finally:
+            gone.set()
 
     @_batch(max_batch_size=BATCH, batch_wait_timeout_s=GATHER_SECONDS)
-    async def batched(self, requests: list[tuple[Any, dict[str, int]]]) -> AsyncIterator[list[Any]]:
-        """Requests that ask for equally many frames after equally many are one batch; the batches take turns."""
+    async def batched(self, requests: list[tuple[Any, dict[str, int], asyncio.Event]]) -> AsyncIterator[list[Any]]:
+        """Requests that ask for equally many frames after equally many are one batch; the batches take turns.
+
+        A batch that nobody waits for any more is left.
+        """
         kinds: dict[tuple[int, int], list[int]] = {}
-        for place, (frames, question) in enumerate(requests):
+        for place, (frames, question, _) in enumerate(requests):
             kinds.setdefault((len(frames), question["frames"]), []).append(place)
-        runs = [(places, self._run([requests[place] for place in places])) for places in kinds.values()]
+        runs = [(places, self._run([requests[place][:2] for place in places])) for places in kinds.values()]
         while runs:
             for places, run in list(runs):
                 answers: list[Any] = [None] * len(requests)
-                lines = await asyncio.to_thread(next, run, None)
+                left = all(requests[place][2].is_set() for place in places)
+                lines = None if left else await asyncio.to_thread(next, run, None)
                 if lines is None:
                     runs.remove((places, run))
                 for row, place in enumerate(places):
@@ -122,15 +139,16 @@ class Replica:
 class Gate:
     """Reads and checks requests, hands them to a replica, and streams the answer as lines of JSON."""
 
-    def __init__(self, replicas: Any) -> None:
-        self.replicas, self.streams = replicas, replicas.options(stream=True)
+    def __init__(self, replicas: Any, limits: Limits) -> None:
+        self.replicas, self.streams, self.limits = replicas, replicas.options(stream=True), limits
         self.size: tuple[int, int] | None = None
         self.counts: Counter[tuple[str, str]] = Counter()
         self.running = 0
 
     async def __call__(self, request: Request) -> Response:
         """The answer to any request."""
-        path, method = request.url.path.rstrip("/") or "/", request.method
+        prefix = request.scope.get("root_path", "")  # of an application that does not stand at the address's root
+        path, method = request.url.path.removeprefix(prefix).rstrip("/") or "/", request.method
         try:
             match path, method:
                 case "/predict", "POST":
@@ -144,21 +162,23 @@ class Gate:
                 case _:
                     raise RefusedError(404, f"there is no {path}; POST a video to /predict, or GET /health or /metrics")
         except RefusedError as refusal:
-            response = JSONResponse({"error": str(refusal)}, refusal.status)
+            later = {"Retry-After": str(RETRY_SECONDS)} if refusal.status == 503 else {}
+            response = JSONResponse({"error": str(refusal)}, refusal.status, later)
         self.counts["requests", str(response.status_code)] += 1
         return response
 
     async def health(self) -> Response:
         """200 if a replica answers within a few seconds, else 503."""
-        try:
-            height, width = await asyncio.wait_for(self._ready(), 5)
-        except Exception as error:  # whatever it is, there is no replica to answer
-            raise RefusedError(503, f"no replica answers ({type(error).__name__}); try again later") from None
+        height, width = await self.ready()
         return JSONResponse({"status": "ok", "height": height, "width": width})
 
-    async def _ready(self) -> tuple[int, int]:
-        size: tuple[int, int] = await self.replicas.ready.remote()
-        return size
+    async def ready(self) -> tuple[int, int]:
+        """Height and width of the frames. Raises RefusedError if no replica tells them within a few seconds."""
+        try:
+            size: tuple[int, int] = await asyncio.wait_for(self.replicas.ready.remote(), 5)
+            return size
+        except Exception as error:  # whatever it is, there is no replica to answer
+            raise RefusedError(503, f"no replica answers ({type(error).__name__}); try again later") from None
 
     def metrics(self) -> str:
         """Counts and seconds in Prometheus's text format."""
@@ -173,35 +193,41 @@ class Gate:
             raise RefusedError(
                 415, f"the content type is {kind[:80]!r}; send a video as video/mp4 or application/octet-stream"
             )
-        if self.running >= QUEUE:
+        if self.running >= self.limits.queue:
             raise RefusedError(503, f"{self.running} requests are being answered; try again in a few seconds")
+        answer = self.answer(request, question)
+        first = await anext(answer)
+        return StreamingResponse(again(first, answer), media_type="application/x-ndjson")
+
+    async def answer(self, request: Request, question: dict[str, int]) -> AsyncIterator[str]:
+        """All lines; afterwards the request is no longer running, whatever became of its client."""
         self.running += 1
         try:
             given = await self.read(request, question)
-            lines = self.lines(given, question)
-            first = await anext(lines)
-        except BaseException:
+            async with aclosing(self.lines(given, question)) as lines:
+                async for one in lines:
+                    yield one
+        finally:
             self.running -= 1
-            raise
-        return StreamingResponse(self.counted(first, lines), media_type="application/x-ndjson")
 
     async def read(self, request: Request, question: dict[str, int]) -> Any:
         """The frames that are given, as the model takes them."""
         with tempfile.NamedTemporaryFile(suffix=".video") as file:
             length = 0
             try:
-                async with asyncio.timeout(BODY_SECONDS):
+                async with asyncio.timeout(self.limits.body_seconds):
                     async for chunk in request.stream():
                         length += len(chunk)
                         if length > MOST_BYTES:
                             raise RefusedError(413, f"the video is larger than {MOST_BYTES // 2**20} MB; cut it")
                         file.write(chunk)
             except TimeoutError:
-                raise RefusedError(408, f"the video took longer than {BODY_SECONDS:.0f} s to arrive") from None
+                sentence = f"the video took longer than {self.limits.body_seconds:.0f} s to arrive; send a smaller one"
+                raise RefusedError(408, sentence) from None
             except ClientDisconnect:
                 raise RefusedError(400, "the connection ended before the video did") from None
             file.flush()
-            self.size = self.size or await self._ready()
+            self.size = self.size or await self.ready()
             try:
                 frames = await asyncio.to_thread(read_limited, Path(file.name), self.size, MOST_FRAMES)
             except InputError as error:
@@ -214,13 +240,13 @@ class Gate:
 
     async def lines(self, given: Any, question: dict[str, int]) -> AsyncIterator[str]:
         """Lines of JSON; a replica that dies is replaced by another, which goes on where it was."""
-        sent, began = 0, time.perf_counter()
+        sent, began, most = 0, time.perf_counter(), self.limits.answer_seconds
         for attempt in range(ATTEMPTS):
             try:
                 place = 0
                 answer = self.streams.answer.remote((given, question))
                 while True:
-                    left = began + ANSWER_SECONDS - time.perf_counter()
+                    left = began + most - time.perf_counter()
                     pieces = await asyncio.wait_for(anext(answer, None), left)
                     if pieces is None:
                         yield line({"kind": "end", "frames": question["frames"], "seconds": passed(began)})
@@ -232,7 +258,8 @@ class Gate:
                             content = base64.b64encode(png).decode()
                             yield line({"kind": kind, "index": index, "seconds": passed(began), "png": content})
             except TimeoutError:
-                problem = 504, f"the answer took longer than {ANSWER_SECONDS:.0f} s; ask for fewer frames"
+                answer.cancel()
+                problem = 504, f"the answer took longer than {most:.0f} s; ask for fewer frames"
                 break
             except serve.exceptions.BackPressureError:
                 problem = 503, "too many requests are waiting; try again in a few seconds"
@@ -244,14 +271,12 @@ class Gate:
             raise RefusedError(*problem)
         yield line({"kind": "error", "status": problem[0], "error": problem[1]})
 
-    async def counted(self, first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
-        """All lines; afterwards the request is no longer running, whatever became of its client."""
-        try:
-            yield first
-            async for one in rest:
-                yield one
-        finally:
-            self.running -= 1
+
+async def again(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+    """A line that has been taken, and the rest."""
+    yield first
+    async for one in rest:
+        yield one
 
 
 def line(content: dict[str, Any]) -> str:
@@ -273,7 +298,7 @@ def asked(query: dict[str, str]) -> dict[str, int]:
     return found.model_dump()
 
 
-def application(root: Path, row: str, device: str | None, replicas: int) -> Any:
+def application(root: Path, row: str, device: str | None, replicas: int, limits: Limits) -> Any:
     """The gate before so many replicas of a trained row."""
     gpus = 1.0 if torch.cuda.is_available() and device != "cpu" else 0.0
     threads = max(1, (os.cpu_count() or 1) // replicas)
@@ -281,16 +306,21 @@ def application(root: Path, row: str, device: str | None, replicas: int) -> Any:
     model = _deployment(
         Replica, num_replicas=replicas, max_ongoing_requests=RUNNING, ray_actor_options=resources
     )  # fmt: skip
-    gate = _deployment(Gate, max_ongoing_requests=4 * QUEUE, ray_actor_options={"num_cpus": 0})
-    return gate.bind(model.bind(str(root.resolve()), row, device, threads))
+    gate = _deployment(Gate, max_ongoing_requests=4 * limits.queue, ray_actor_options={"num_cpus": 0})
+    return gate.bind(model.bind(str(root.resolve()), row, device, threads), limits)
+
+
+def listen(port: int) -> None:
+    """Opens the port on this machine's loopback, before any application."""
+    options = {"host": "127.0.0.1", "port": port, "keep_alive_timeout_s": 5}
+    serve.start(http_options=options, logging_config={"log_level": "ERROR", "enable_access_log": False})
 
 
 def start(root: Path, row: str, device: str | None, replicas: int, port: int) -> None:
     """Starts serving on this machine's loopback and returns. Raises InputError if the row is not trained."""
     VideoPredictor.open(root, row, device)  # a sentence here rather than a trace from a replica
-    options = {"host": "127.0.0.1", "port": port, "keep_alive_timeout_s": 5}
-    serve.start(http_options=options, logging_config={"log_level": "ERROR", "enable_access_log": False})
-    serve.run(application(root, row, device, replicas), name="canvasmar", route_prefix="/")
+    listen(port)
+    serve.run(application(root, row, device, replicas, Limits()), name="canvasmar", route_prefix="/")
 
 
 def main() -> None:

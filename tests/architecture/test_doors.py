@@ -63,6 +63,7 @@ BEYOND_BARE: Final = (
     "components/data/findings.py",
     "components/reporting/",
     "benchmarks/preprocess.py",
+    "benchmarks/predictor.py",
 )
 
 

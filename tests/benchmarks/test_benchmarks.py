@@ -157,7 +157,7 @@ def test_what_cannot_be_measured_is_told_in_one_sentence(given, words, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["sampling", "training", "floor", "training_overhead"])
+@pytest.mark.parametrize("module", ["sampling", "training", "floor", "training_overhead", "predictor"])
 def test_a_benchmark_runs_from_the_command_line(module, tmp_path):
     out = tmp_path / "table.json"
     command = [sys.executable, "-m", f"benchmarks.{module}", "--quick", "--repeats", "1", "--batch", "1"]

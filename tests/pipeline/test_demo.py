@@ -9,7 +9,10 @@ from pipeline import demo
 from pipeline.video_predictor import VideoPredictor
 from tests.pipeline.untrained import build
 
-SETTINGS = (1.2, 1.5, 3, 6.5, 0.3, 0.2)
+NAMED = {
+    "temporal_scale": 1.2, "canvas_scale": 1.5, "sets": 3, "temperature": 6.5, "frame_noise": 0.3, "canvas_noise": 0.2
+}  # fmt: skip
+SETTINGS = tuple(NAMED.values())
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,23 @@ def test_two_runs_are_filled_in_side_by_side_and_wrong_settings_are_told(theatre
     assert "upload a video first" in told
 
 
+def test_each_slider_is_the_setting_of_its_name_and_changes_the_film(theatre):
+    chosen, row = demo.Chosen("x", torch.zeros(20, 3, 32, 32, dtype=torch.uint8)), "kuka-canvasmar"
+
+    def film(named: dict) -> str:
+        *_, (_, shown, _) = theatre.play(chosen, row, demo.NONE, 2, 7, *named.values())
+        return shown
+
+    usual = film(NAMED)
+    others = {"temporal_scale": 3.0, "canvas_scale": 3.0, "sets": 1, "temperature": 0.0}
+    for name, value in (others | {"frame_noise": 0.9, "canvas_noise": 0.9}).items():
+        scene = demo.Scene(row, theatre.predictors[row], chosen, 2, 7, NAMED | {name: value})
+        while scene.advance():
+            pass
+        assert film(NAMED | {name: value}) == scene.picture()
+        assert scene.picture() != usual, name
+
+
 @pytest.mark.slow
 def test_a_person_uploads_a_video_in_a_browser_and_sees_frames(folder, tmp_path):
     gradio, browsers = pytest.importorskip("gradio"), pytest.importorskip("playwright.sync_api")
@@ -66,6 +86,11 @@ def test_a_person_uploads_a_video_in_a_browser_and_sees_frames(folder, tmp_path)
     demo.launch(page_of[tmp_path], 7962, wait=False)
     try:
         assert page_of[folder].local_url == "http://127.0.0.1:7961/"
+        labels = [one.label for one in page_of[folder].blocks.values() if isinstance(one, gradio.Slider)]
+        assert [label.split(":")[0] for label in labels] == [
+            "Frames", "Guidance", "Guidance", "Sets", "Temperature of the order", "r", "r'"
+        ]  # fmt: skip
+        assert [label for label in labels if "Guidance" in label] == ["Guidance: past", "Guidance: canvas"]
         with browsers.sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1300, "height": 1100})

@@ -1,4 +1,4 @@
-"""The server as its clients meet it: streams, refusals, batches, and a replica that is killed."""
+"""The server as its clients meet it: streams, refusals, batches, limits, and replicas that are killed."""
 
 import asyncio
 import base64
@@ -6,6 +6,10 @@ import contextlib
 import io
 import json
 import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,18 +30,77 @@ MP4 = {"content-type": "video/mp4"}
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def folder(tmp_path_factory):
+    """Two rows, and an open port in which no application listens yet."""
     from pipeline import serve  # before Ray, which reads its settings when it is imported
 
     ray = serve.ray
     folder = build(tmp_path_factory.mktemp("served"))
+    for part in ("models", "searches"):
+        shutil.copytree(folder / "data" / part / "kuka-canvasmar", folder / "data" / part / "slow")
+    sampled(folder, "kuka-canvasmar", flow_steps=20)
+    sampled(folder, "slow", flow_steps=2000, sets=1)  # a canvas at once, and its frame after seconds
     ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, num_cpus=2, log_to_driver=False)
     try:
-        serve.start(folder, "kuka-canvasmar", "cpu", 2, PORT)
+        serve.listen(PORT)
         yield folder
     finally:
         serve.serve.shutdown()
         ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    from pipeline import serve
+
+    serve.start(folder, "kuka-canvasmar", "cpu", 2, PORT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hurried(folder):
+    """An application beside the other: a slow row, little time for it, and two requests at most."""
+    from pipeline import serve
+
+    limits = serve.Limits(body_seconds=1, answer_seconds=3, queue=2)
+    serve.serve.run(serve.application(folder, "slow", "cpu", 1, limits), name="hurried", route_prefix="/hurried")
+    yield f"{ADDRESS}/hurried"
+    serve.serve.delete("hurried")
+
+
+def sampled(folder: Path, row: str, **settings: int) -> None:
+    """Changes the sampler that a search chose."""
+    best = folder / "data" / "searches" / row / "best.json"
+    content = json.loads(best.read_text(encoding="utf-8"))
+    best.write_text(json.dumps({"sampler": content["sampler"] | settings}), encoding="utf-8")
+
+
+def begin(address: str, body: bytes, **question: int) -> tuple[requests.Response, Iterator[dict]]:
+    """An answer whose lines are read as they come, once the replica has left what it was asked before."""
+    until = time.monotonic() + 60
+    while True:
+        answer = requests.post(f"{address}/predict", data=body, params=question, headers=MP4, timeout=100, stream=True)
+        if answer.status_code == 200 or time.monotonic() > until:
+            break
+    assert answer.status_code == 200, answer.text
+    return answer, (json.loads(line) for line in answer.iter_lines())
+
+
+def metric(address: str, name: str) -> int:
+    found = re.search(
+        rf"^canvasmar_{re.escape(name)} (\d+)$", requests.get(f"{address}/metrics", timeout=30).text, re.M
+    )
+    return int(found[1]) if found else 0
+
+
+def eventually(claim: Callable[[], bool], seconds: float = 60) -> bool:
+    """Whether it becomes true in this time."""
+    until = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def ask(body: bytes, **question: int) -> list[dict]:
@@ -68,6 +131,72 @@ def test_requests_at_the_same_time_have_the_frames_of_their_own_seeds_canvas_fir
         for kind in ("canvas", "frame"):
             truth = torch.cat([getattr(step, kind) for step in steps]).int()
             assert (pictures(lines, kind).int() - truth).abs().max() <= 1  # another batch rounds sums otherwise
+
+
+def test_a_request_beyond_its_time_or_the_queue_is_told_so_and_leaves_nothing_behind(folder, hurried):
+    body = (folder / "videos" / "one.mp4").read_bytes()
+    _, lines = begin(hurried, body, frames=64)
+    assert next(lines)["kind"] == "canvas"
+
+    def plain() -> requests.Response:
+        return requests.post(f"{hurried}/predict", data=body, headers=MP4, timeout=100)
+
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(plain)
+        assert eventually(lambda: metric(hurried, "running") == 2, 2)
+        third = plain()
+        late = second.result()
+    assert (third.status_code, third.json()["error"].split(";")[0]) == (503, "2 requests are being answered")
+    assert int(third.headers["Retry-After"]) >= 1
+    assert (late.status_code, late.json()["error"]) == (504, "the answer took longer than 3 s; ask for fewer frames")
+    last = list(lines)[-1]
+    assert (last["kind"], last["status"], last["error"]) == ("error", 504, late.json()["error"])
+    assert metric(hurried, "running") == 0
+    # 64 frames would keep the replica for minutes; it has left them
+    assert eventually(lambda: plain().status_code == 200)
+
+
+def test_a_body_that_does_not_arrive_is_given_up(hurried):
+    with socket.create_connection(("127.0.0.1", PORT), timeout=30) as client:
+        client.sendall(b"POST /hurried/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n")
+        client.sendall(b"Connection: close\r\n\r\nonly this")
+        head, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.split()[1] == b"408"
+    assert b"the video took longer than 1 s to arrive" in body
+
+
+def test_a_client_who_leaves_makes_room_for_others(folder, hurried):
+    answer, lines = begin(hurried, (folder / "videos" / "one.mp4").read_bytes(), frames=2)
+    assert next(lines)["kind"] == "canvas"
+    assert metric(hurried, "running") == 1
+    answer.close()
+    assert eventually(lambda: metric(hurried, "running") == 0, 2)  # before its time is over
+
+
+def test_requests_whose_replicas_are_killed_one_after_the_other_have_all_their_frames(served):
+    """One in the middle of its stream, and others that may not have begun."""
+    from pipeline.serve import ray
+
+    video = served / "videos" / "one.mp4"
+    _, lines = begin(ADDRESS, video.read_bytes(), frames=32, seed=0)
+    known = [next(lines)]
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(ask, video.read_bytes(), frames=32, seed=seed) for seed in (1, 2, 3)]
+        replicas = [
+            one for one in ray.util.list_named_actors(all_namespaces=True) if "canvasmar#Replica" in one["name"]
+        ]
+        assert len(replicas) == 2
+        for replica in replicas:
+            ray.kill(ray.get_actor(**replica))
+            time.sleep(0.5)
+        answers = [known + list(lines), *(other.result() for other in others)]
+    assert metric(ADDRESS, 'replica_deaths_total{status="503"}') >= 1
+    predictor = VideoPredictor.open(served, "kuka-canvasmar", "cpu")
+    given = predictor.prepare(video, context=1)
+    for seed, answer in enumerate(answers):
+        assert answer[-1]["kind"] == "end", answer[-1]
+        truth = torch.cat([step.frame for step in predictor.stream(given, frames=32, seed=seed)])
+        assert (pictures(answer, "frame").int() - truth.int()).abs().max() <= 1
 
 
 def test_a_hundred_malformed_requests_are_refused_each_with_its_sentence(served):
