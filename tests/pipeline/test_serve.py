@@ -1,8 +1,6 @@
 """The server as its clients meet it: streams, refusals, batches, limits, and replicas that are killed."""
 
-import asyncio
 import base64
-import contextlib
 import io
 import json
 import re
@@ -14,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import requests
 import torch
@@ -230,69 +227,6 @@ def test_a_hundred_malformed_requests_are_refused_each_with_its_sentence(served)
     assert {status: int(counted[str(status)]) for status in set(statuses)} == {
         status: statuses.count(status) for status in set(statuses)
     }
-
-
-def test_a_request_whose_replica_is_killed_while_it_answers_has_the_same_answer(served):
-    body = (served / "videos" / "one.mp4").read_bytes()
-    question = {"seed": 5, "frames": 64}
-    undisturbed = [line | {"seconds": 0} for line in ask(body, **question)]
-    replicas = [one for one in psutil.process_iter() if "ServeReplica:canvasmar:Replica" in " ".join(cmdline(one))]
-    assert len(replicas) == 2
-    worked = {one.pid: sum(one.cpu_times()[:2]) for one in replicas}
-    answer = requests.post(f"{ADDRESS}/predict", data=body, params=question, headers=MP4, timeout=100, stream=True)
-    lines = answer.iter_lines()
-    given = [next(lines) for _ in range(4)]  # it has begun
-    max(replicas, key=lambda one: sum(one.cpu_times()[:2]) - worked[one.pid]).kill()
-    found = [json.loads(line) | {"seconds": 0} for line in (*given, *lines)]
-    assert found == undisturbed
-    assert sum(one.is_running() for one in replicas) == 1
-
-
-def cmdline(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.Error):  # it may end while it is looked at
-        return process.cmdline()
-    return []
-
-
-def test_more_requests_than_can_wait_are_turned_away_and_all_others_answered(served):
-    from pipeline import serve
-
-    body, many = (served / "videos" / "one.mp4").read_bytes(), serve.QUEUE + 16
-
-    def one(seed: int) -> tuple[int, str]:
-        question = {"seed": seed, "frames": 16}
-        answer = requests.post(f"{ADDRESS}/predict", data=body, params=question, headers=MP4, timeout=200)
-        return answer.status_code, answer.text.splitlines()[-1]
-
-    with ThreadPoolExecutor(many) as pool:
-        answers = list(pool.map(one, range(many)))
-    assert {status for status, _ in answers} == {200, 503}
-    assert all(json.loads(last)["kind"] == "end" for status, last in answers if status == 200)
-    assert all("try again in a few seconds" in json.loads(last)["error"] for status, last in answers if status == 503)
-
-
-def test_a_body_or_an_answer_that_takes_too_long_is_ended_with_its_sentence(served, monkeypatch):
-    from pipeline import serve
-
-    monkeypatch.setattr(serve, "BODY_SECONDS", 0.1)
-    monkeypatch.setattr(serve, "ANSWER_SECONDS", 0.01)
-    gate = serve.Gate(serve.serve.get_deployment_handle("Replica", "canvasmar"))
-
-    async def dribble() -> dict:
-        await asyncio.sleep(1)
-        return {"type": "http.request", "body": b"x", "more_body": True}
-
-    async def both() -> None:
-        request = serve.Request({"type": "http", "method": "POST", "headers": []}, dribble)
-        with pytest.raises(serve.RefusedError, match="took longer than 0 s to arrive") as slow:
-            await gate.read(request, serve.USUAL)
-        assert slow.value.status == 408
-        frames = np.zeros((1, 3, 32, 32), dtype=np.uint8)
-        with pytest.raises(serve.RefusedError, match="the answer took longer than 0 s; ask for fewer frames") as late:
-            await anext(gate.lines(frames, serve.USUAL | {"frames": 64}))
-        assert late.value.status == 504
-
-    asyncio.run(both())
 
 
 def test_a_row_that_is_not_trained_is_refused_before_anything_starts():
