@@ -35,10 +35,10 @@ def predictor(size: str, device: torch.device) -> VideoPredictor:
     """The model and the VAE of a params file, untrained."""
     model = choices.entry(size, CanvasMARConfig, "models", "canvas")
     vae = choices.entry(size, CausalVAEConfig, "autoencoders", VAES[size])
-    numbers = dict.fromkeys(("mean", "std"), (1.0,) * vae.channels)
-    trained = Trained(model=model, autoencoder="", clips="", encoder=None, **numbers)
-    parts = (part.build().requires_grad_(False).eval().to(device) for part in (vae, model))
-    made = VideoPredictor(*parts, trained, device)  # type: ignore[arg-type]
+    ones = (1.0,) * vae.channels
+    trained = Trained(model=model, autoencoder="", clips="", encoder=None, mean=ones, std=ones)
+    coder, module = (part.build().requires_grad_(False).eval().to(device) for part in (vae, model))
+    made = VideoPredictor(coder, module, trained, device)  # type: ignore[arg-type]
     made.sampler = choices.entry("default", SamplerConfig, "samplers", "default")
     return made
 
@@ -86,7 +86,13 @@ def measure(made: VideoPredictor, frames: int, run: Choices) -> list[dict[str, V
     for name in ways:
         first, clip = (median(turn[name][part] for turn in turns) for part in (0, 1))
         over = [median(turn[name][part] / turn[DECODED][part] for turn in turns) for part in (0, 1)]
-        values = (name, 1000 * first, 1000 * clip, frames / clip, *(100 * (share - 1) for share in over))
+        values: tuple[Value, ...] = (
+            name,
+            1000 * first,
+            1000 * clip,
+            frames / clip,
+            *(100 * (share - 1) for share in over),
+        )
         lines.append(dict(zip(COLUMNS, values, strict=True)))
     return lines
 

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,7 +199,7 @@ class Gate:
         first = await anext(answer)
         return StreamingResponse(again(first, answer), media_type="application/x-ndjson")
 
-    async def answer(self, request: Request, question: dict[str, int]) -> AsyncIterator[str]:
+    async def answer(self, request: Request, question: dict[str, int]) -> AsyncGenerator[str, None]:
         """All lines; afterwards the request is no longer running, whatever became of its client."""
         self.running += 1
         try:
@@ -238,7 +238,7 @@ class Gate:
             )
         return frames[: question["context"]].numpy()
 
-    async def lines(self, given: Any, question: dict[str, int]) -> AsyncIterator[str]:
+    async def lines(self, given: Any, question: dict[str, int]) -> AsyncGenerator[str, None]:
         """Lines of JSON; a replica that dies is replaced by another, which goes on where it was."""
         sent, began, most = 0, time.perf_counter(), self.limits.answer_seconds
         for attempt in range(ATTEMPTS):
