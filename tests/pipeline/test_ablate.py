@@ -52,7 +52,7 @@ def given(folder: Path) -> tuple[ablate.Params, ablate.Shared, list[dict[str, ob
         rows.append({"trial": place, "point": place, **measured, "status": "finished"})
     log = RunHandle("", "", "", None)
     shared = ablate.Shared(
-        several, folder, folder, folder, folder, folder, params.protocol, torch.zeros(16, 1), real, log
+        several, folder, folder, folder, folder, folder, params.protocol, torch.zeros(16, 1), None, real, log
     )
     return params, shared, rows
 

@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 def given(folder, **changes):
     values = {"video": folder / "videos", "row": "kuka-canvasmar", "start": 2, "context": 3, "frames": 4}
-    values |= {"futures": 2, "seed": [0], "settings": ["sets=2"], "device": "cpu", "out": None}
+    values |= {"futures": 2, "seed": [0], "settings": ["sets=2"], "device": "cpu", "words": None, "out": None}
     return argparse.Namespace(**values | changes)
 
 
