@@ -199,8 +199,9 @@ class VideoPredictor(Predictor):
         the video, for a model that was trained under some; `settings` are those of SamplerConfig. What had to be done
         to the video is told by a warning. Raises InputError for bad input.
         """
-        many = {"frames": frames, "futures": futures, "seed": seed, "words": words}
-        glimpses = self.glimpses(video, drafts=False, **many, **settings)  # type: ignore[arg-type]
+        glimpses = self.glimpses(
+            video, frames=frames, futures=futures, seed=seed, words=words, drafts=False, **settings
+        )
         return (step for glimpse in glimpses for step in glimpse.steps())
 
     def glimpses(

@@ -4,14 +4,13 @@ import csv
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from components.data import shards, words
-from components.data.shards import Split
 from components.errors import InputError
 
 INDEX: Final = "clips.csv"
@@ -54,7 +53,7 @@ class Clips:
         self.frames = manifest.frames
         self.size = manifest.size
         self.hash = manifest.hash
-        self._split = cast(Split, split)
+        self._split = split
         self._folder = folder
         self._files = manifest.files
         self._rows = shards.Rows(folder, manifest, split, (manifest.frames, 3, height, width), torch.uint8)

@@ -91,9 +91,7 @@ class Cutting(Config):
     resolution: tuple[PositiveInt, PositiveInt]  # height, width in pixels
     shard: PositiveInt
     max_rejected: Annotated[float, Field(ge=0, le=1)]  # share of the videos; more fail the stage
-    words: (
-        str | None
-    )  # a csv in the folder with what each video is about: columns video and caption, or video and label
+    words: str | None  # a csv in the folder: columns video and caption, or video and label
 
     @property
     def folder(self) -> Path:

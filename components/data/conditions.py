@@ -14,7 +14,7 @@ from torch import Tensor
 from components.config import Config, fingerprint
 from components.data import shards
 from components.data.latents import refuse_stale
-from components.data.shards import SPLITS, Split
+from components.data.shards import SPLITS
 from components.errors import InputError
 
 SHARD, BATCH = 256, 32  # clips
@@ -36,7 +36,7 @@ class Encoder(Protocol):
 
 
 class Labels:
-    """A single vector a clip, with a one at the place of its label; no label is all zeros."""
+    """A single vector a clip, with a one at the place of its label."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         """Raises InputError if a class is named twice."""
@@ -51,15 +51,12 @@ class Labels:
 
     def __call__(self, words: Sequence[str]) -> Float[Tensor, "b 1 i"]:
         """Raises InputError for a label that is not among the classes."""
-        if unknown := sorted(set(words) - set(self.classes) - {""}):
+        if unknown := sorted(set(words) - set(self.classes)):
             raise InputError(
                 f"unknown label {unknown[0]!r}; the classes are {', '.join(self.classes)}: correct it or add it to them"
             )
-        rows = torch.zeros(len(words), 1, len(self.classes))
-        for row, word in enumerate(words):
-            if word:
-                rows[row, 0, self.classes.index(word)] = 1
-        return rows
+        places = torch.tensor([self.classes.index(word) for word in words])
+        return torch.nn.functional.one_hot(places, len(self.classes)).float()[:, None]
 
 
 class ConditionKey(Config):
@@ -76,7 +73,7 @@ class ConditionsManifest(shards.Manifest):
     shape: tuple[int, int]  # l, i of a row
 
 
-def write(out: Path, words: Mapping[Split, Sequence[str]], encode: Encode, key: ConditionKey) -> dict[str, float]:
+def write(out: Path, words: Mapping[str, Sequence[str]], encode: Encode, key: ConditionKey) -> dict[str, float]:
     """Encodes the words of every clip into shards, and lists them in manifest.json; returns what was written."""
     written, shape = [], (0, 0)
     for split in SPLITS:

@@ -245,7 +245,7 @@ def finish(
     counts = shards.counts(present)
     files = {clips.INDEX: _write_index(out, [report for report, _ in kept], config.stride)}
     if about is not None:
-        told_of = {
+        told_of: dict[str, list[str]] = {
             split: [about[cut.video] for report, _ in kept if report.split == split for cut in report.clips]
             for split in SPLITS
         }

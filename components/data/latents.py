@@ -127,7 +127,7 @@ def finish(
     out: Path,
     reports: Iterable[ShardReport],
     key: LatentKey,
-    about: Mapping[Split, Sequence[str]] | None = None,
+    about: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, float]:
     """Write statistics.json and manifest.json: the same bytes for any order of the reports.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from components.data import shards
-from components.data.shards import SPLITS, Split
+from components.data.shards import SPLITS
 from components.errors import InputError
 
 FILE: Final = "words.csv"
@@ -51,7 +51,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def write(out: Path, words: Mapping[Split, Sequence[str]]) -> dict[str, str]:
+def write(out: Path, words: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The words of each clip, in the order of the clips; the file and its sha256, for a manifest."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -61,8 +61,11 @@ def write(out: Path, words: Mapping[Split, Sequence[str]]) -> dict[str, str]:
     return {FILE: shards.write_text(out / FILE, text.getvalue())}
 
 
-def of(folder: Path, files: Mapping[str, str]) -> dict[Split, tuple[str, ...]] | None:
-    """The words of the clips in a folder with these files; None where there are none. Raises InputError if damaged."""
+def of(folder: Path, files: Mapping[str, str]) -> dict[str, tuple[str, ...]] | None:
+    """The words of the clips in a folder with these files, split by split; None where there are none.
+
+    Raises InputError for a file that is missing or damaged.
+    """
     if FILE not in files:
         return None
     path = folder / FILE

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from mkdocs.structure.files import File
 
@@ -34,7 +34,7 @@ def on_config(config: Any) -> Any:
     others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
     place = next(index for index, entry in enumerate(nav) if "Decisions" in entry)
     nav[place:place] = [{"Topics": others}] if others else []
-    modules = [{f"{package}.{folder}": name} for package, folder, name in packages()]
+    modules = [{".".join(filter(None, (package, folder))): name} for package, folder, name in packages()]
     nav.append({"Reference": [{"Parameters": "reference/params.md"}, *modules]})
     nav[place:place] = [{"Results": "results.md"}]
     nav.append({"What was tried": "tried.md"})
@@ -46,7 +46,7 @@ def on_files(files: Any, config: Any) -> Any:
     made = {"reference/params.md": parameters(), "tried.md": (ROOT / "LAB.md").read_text(encoding="utf-8")}
     made["results.md"] = results()
     for package, folder, name in packages():
-        lines = [f"# {package}.{folder}\n" if folder else f"# {package}\n"]
+        lines = [f"# {'.'.join(filter(None, (package, folder)))}\n"]
         pattern = f"{package}/{folder}/*.py" if folder else f"{package}/*.py"
         for path in sorted(ROOT.glob(pattern)):
             if path.name != "__init__.py":
@@ -127,10 +127,15 @@ def described(schema: Any, level: int) -> list[str]:
 
 def written(annotation: Any) -> str:
     """A type as a person writes it."""
+    if get_origin(annotation) is Annotated:
+        return written(get_args(annotation)[0])
     if annotation is type(None):
         return "null"
     if get_origin(annotation) in (Union, UnionType):
         return " or ".join(written(part) for part in get_args(annotation))
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
+    if get_origin(annotation) in (tuple, dict):
+        parts = ("..." if part is Ellipsis else written(part) for part in get_args(annotation))
+        return f"{get_origin(annotation).__name__}[{', '.join(parts)}]"
     return re.sub(r"(typing|components|pipeline)(\.\w+)*\.", "", str(annotation))

@@ -1,7 +1,6 @@
 """Captions and labels of clips: read, matched with the videos, cached under a key, refused where they do not fit."""
 
 import pytest
-import torch
 
 from components.data import conditions, words
 from components.data.conditions import ConditionKey, Conditions, Encoder, Labels
@@ -65,9 +64,7 @@ def test_a_missing_file_an_unknown_label_and_a_class_named_twice_are_told_in_one
         words.read(tmp_path / "none.csv", set(), set())
     with pytest.raises(InputError, match="unknown label 'pull'; the classes are push, lift"):
         Labels(["push", "lift"])(["push", "pull"])
+    with pytest.raises(InputError, match="unknown label ''"):
+        Labels(["push", "lift"])([""])
     with pytest.raises(InputError, match="named twice"):
         Labels(["push", "push"])
-
-
-def test_no_label_is_no_vector():
-    assert torch.equal(Labels(["a", "b"])(["b", ""]), torch.tensor([[[0.0, 1.0]], [[0.0, 0.0]]]))
