@@ -1,20 +1,23 @@
 """`python -m benchmarks.planned`: what the command `plan` foretells beside what a training then takes, at three sizes.
 
-Work is counted in real steps by torch's counter. Memory is what tensors take: a process of its own gives all that it
-frees back to the system, and the growth of its peak is read. Seconds are foretold from the rate of the first steps, as
-the log of a training tells it, for the steps after them, which see other masks. Run it on a machine that does nothing
-else.
+Work is counted in real steps by torch's counter. Memory is what tensors take in real steps, as the allocator tells it:
+on a CPU through torch's profiler, since the size of a process also holds what its heap keeps. Seconds are foretold from
+the rate of the first steps, as the log of a training tells it, for the steps after them, which see other masks. Run it
+on a machine that does nothing else.
 """
 
 import argparse
+import json
 import multiprocessing
-import os
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import choices, clock
@@ -33,7 +36,6 @@ COLUMNS = (
     "seconds", "passed", "ratio of time",
 )  # fmt: skip
 COUNTED = 3  # steps whose work is counted, with masks that the plan did not see
-WITHOUT_HOLES = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: what is freed goes back to the system
 
 T = TypeVar("T")
 
@@ -96,17 +98,28 @@ def work(case: Case) -> float:
     return counter.get_total_flops() / COUNTED
 
 
-def memory(case: Case, device: torch.device) -> float | None:
-    """MB that a training takes at its worst moment, besides what torch itself does; None where no one can tell."""
-    tiny = Case("", case.model, case.recipe.model_copy(update={"batch": 1}), 1)
-    training(tiny, device)()  # libraries take their own share with the first step
-    clock.forget_peak(device)
-    before = clock.peak(device)
+def memory(case: Case, device: torch.device) -> float:
+    """MB that the tensors of a training take at its worst moment."""
+    if device.type == "cuda":
+        training(case, device)()  # libraries take their own share with the first step
+        clock.forget_peak(device)
+        before = torch.cuda.memory_allocated(device)
+        _two_steps(case, device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        _two_steps(case, device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        watched.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    return max(event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]") / 1e6
+
+
+def _two_steps(case: Case, device: torch.device) -> None:
+    """From nothing: the optimiser has its moments in the second only."""
     step = training(case, device)
-    for _ in range(2):
-        step()
-    after = clock.peak(device)
-    return None if before is None or after is None else after - before
+    step()
+    step()
 
 
 def seconds(case: Case, device: torch.device) -> tuple[float, float]:
@@ -122,25 +135,19 @@ def seconds(case: Case, device: torch.device) -> tuple[float, float]:
     return marks[2 + first] - marks[2], marks[-1] - marks[2 + first]
 
 
-def alone(variables: dict[str, str], function: Callable[..., T], *arguments: object) -> T:
-    """What the function returns in a new process with these environment variables."""
-    here = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-            return processes.submit(function, *arguments).result()
-    finally:
-        os.environ.clear()
-        os.environ.update(here)
+def alone(function: Callable[..., T], *arguments: object) -> T:
+    """What the function returns in a new process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        return processes.submit(function, *arguments).result()
 
 
 def row(case: Case, device: torch.device) -> dict[str, Value]:
     """A line: each foretold, taken, and the first over the second."""
     foretold = plan(case.model.build, torch.zeros(1, *case.clip), case.recipe)
-    counted = alone({}, work, case)
+    counted = alone(work, case)
     held = sum(foretold.memory.values()) / 1e6
-    taken = alone(WITHOUT_HOLES, memory, case, device)
-    began, passed = alone({}, seconds, case, device)
+    taken = alone(memory, case, device)
+    began, passed = alone(seconds, case, device)
     first = max(2, case.steps // 10)
     left = case.recipe.model_copy(update={"steps": case.steps - first})
     expected = 3600 * foretold.hours(left, foretold.flops * first / began)
@@ -153,7 +160,7 @@ def row(case: Case, device: torch.device) -> dict[str, Value]:
         "ratio of work": foretold.flops / counted,
         "memory MB": held,
         "taken": taken,
-        "ratio of memory": None if taken is None else held / taken,
+        "ratio of memory": held / taken,
         "seconds": expected,
         "passed": passed,
         "ratio of time": expected / passed,

@@ -1,6 +1,7 @@
 """A stage's command line, read off the signature of its `main`; its parameters, its MLflow run and its metrics file."""
 
 import argparse
+import errno
 import fcntl
 import hashlib
 import inspect
@@ -35,6 +36,11 @@ TABLES = (
     "experiments",
     "ablations",
 )
+DISK = {
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EDQUOT: "your share of the disk is used up; make room",
+    errno.EROFS: "the disk is read-only",
+}
 PRICES = "prices"  # no stage depends on it: what the hours of a run cost changes nothing that was made
 
 
@@ -58,6 +64,12 @@ def command() -> Iterator[Path]:
         yield root
     except InputError as error:
         complain(f"error: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        complain(f"error: {DISK[error.errno]}{place}; what was finished before is kept, and the same command goes on")
         sys.exit(2)
     except KeyboardInterrupt:
         complain("interrupted; what was finished before is kept, and the same command goes on")

@@ -170,7 +170,6 @@ def test_a_benchmark_runs_from_the_command_line(module, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the peak of a process's memory")
 def test_the_plan_of_the_default_is_within_15_percent_of_the_work_and_memory_of_real_steps(tmp_path):
     out = tmp_path / "table.json"
     command = [sys.executable, "-m", "benchmarks.planned", "--quick", "--repeats", "1", "--device", "cpu"]

@@ -201,14 +201,18 @@ def test_a_hundred_malformed_requests_are_refused_each_with_its_sentence(served)
     chance = np.random.default_rng(0)
     bodies = [b"", b"text", whole[:200], whole[: len(whole) // 2], b"\0" * 21 * 2**20]
     bodies += [chance.bytes(int(size)) for size in chance.integers(1, 4000, 45)]
-    queries = [{"frames": 0}, {"frames": 65}, {"frames": "x"}, {"seed": -1}, {"context": 21}, {"steps": 1}]
-    queries += [{"frames": "[1"}, {"frames": "1.5"}, {"seed": "null"}, {"context": ""}]
+    queries = [{"frames": value} for value in ("0", "65", "-1", "x", "[1", "1.5", "", "null", "true", "ten")]
+    queries += [{"seed": value} for value in ("-1", "x", "null", "", "0.5", "{}", "[0]", "one")]
+    queries += [{"context": value} for value in ("21", "-2", "x", "", "null", "0.5", "all")]
+    queries += [{name: "1"} for name in ("steps", "Frames", "sets", "frames ", "guidance")]
+    types = ("text/html", "text/plain", "application/json", "image/png", "multipart/form-data", "video")
+    ways = [(method, path) for method in ("GET", "PUT", "DELETE") for path in ("/predict", "/x")]
+    ways += [(method, path) for method in ("POST", "DELETE", "PATCH") for path in ("/health", "/metrics")]
     bad = [("POST", "/predict", {"data": body, "headers": MP4}) for body in bodies]
-    bad += [("POST", "/predict", {"data": whole, "headers": MP4, "params": query}) for query in queries * 3]
-    bad += [("POST", "/predict", {"data": whole, "headers": {"content-type": "text/html"}})] * 5
-    bad += [(method, path, {}) for method in ("GET", "PUT", "DELETE") for path in ("/predict", "/x", "/x/../y")]
-    bad += [("POST", "/health", {}), ("POST", "/metrics", {}), ("POST", "/", {"data": whole})] * 2
-    assert len(bad) == 100
+    bad += [("POST", "/predict", {"data": whole, "headers": MP4, "params": query}) for query in queries]
+    bad += [("POST", "/predict", {"data": whole, "headers": {"content-type": kind}}) for kind in types]
+    bad += [(method, path, {}) for method, path in (*ways, ("POST", "/"), ("POST", "/x/../y"))]
+    assert len({repr(one) for one in bad}) == len(bad) == 100
 
     def refused(one):
         method, path, rest = one

@@ -243,6 +243,27 @@ def test_a_command_that_is_told_to_stop_closes_what_is_open_and_leaves_with_130(
     assert "Traceback" not in err
 
 
+def fail(here: Path, line: str) -> subprocess.CompletedProcess[str]:
+    script = f"import errno\nfrom pipeline import stage\nwith stage.command():\n    {line}"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(here), "PYTHONPATH": str(ROOT)}
+    return subprocess.run((sys.executable, "-c", script), cwd=here, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("ENOSPC", "the disk is full"), ("EROFS", "the disk is read-only")])
+def test_a_disk_that_takes_nothing_more_is_told_in_a_sentence(here: Path, kind: str, told: str) -> None:
+    done = fail(here, f"raise OSError(errno.{kind}, 'no', 'a/b')")
+    assert done.returncode == 2
+    assert f"error: {told}" in done.stderr
+    assert "(a/b)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_the_system_that_is_no_full_disk_keeps_its_traceback(here: Path) -> None:
+    done = fail(here, "open('nowhere')")
+    assert done.returncode == 1
+    assert "FileNotFoundError" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
