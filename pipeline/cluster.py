@@ -32,7 +32,8 @@ def connect(root: Path) -> Iterator[None]:
             "runtime_env": {"env_vars": {**variables, "MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}}
         }
     else:
-        settings = {"address": "local", "object_store_memory": OBJECT_STORE}
+        # without Ray's dashboard, which takes seconds to start: a stage shows its progress, and MLflow what it used
+        settings = {"address": "local", "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     except ConnectionError as error:

@@ -3,12 +3,9 @@
 import argparse
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from components.autoencoders.kinds import AutoencoderConfig
 from components.config import Config, read_yaml
-from components.models.conditions import Conditioned, asked
+from components.models.conditions import blank
 from components.models.kinds import ModelConfig
 from components.training.optimizer import RecipeConfig
 from components.training.plan import Plan, plan
@@ -43,18 +40,15 @@ def report(params: Params, rates: list[float]) -> str:
     frames, *latent = params.autoencoder.latent
     parts = []
     for phase in params.recipe.parts():
-        clip = torch.zeros(1, phase.frames or frames, *latent)
-        condition = asked(params.model)
-        given = None if condition is None else torch.zeros(1, condition.tokens, condition.numbers)
-        seen = clip if given is None else Conditioned(clip, given)
-        planned = plan(params.model.build, seen, phase.recipe)
-        parts.append(text(phase.name, phase.recipe, clip, planned, rates))
+        shape = (phase.frames or frames, *latent)
+        planned = plan(params.model.build, blank(params.model, shape), phase.recipe)
+        parts.append(text(phase.name, phase.recipe, shape, planned, rates))
     return "\n".join(parts)
 
 
-def text(name: str, recipe: RecipeConfig, clip: Tensor, planned: Plan, rates: list[float]) -> str:
+def text(name: str, recipe: RecipeConfig, shape: tuple[int, ...], planned: Plan, rates: list[float]) -> str:
     """The plan of one phase as lines for a person."""
-    frames, _, height, width = clip.shape[1:]
+    frames, _, height, width = shape
     tokens = (frames - 1) * height * width * recipe.batch
     memory = sum(planned.memory.values())
     lines = [

@@ -145,13 +145,23 @@ def unreachable(store: str) -> str:
 
 
 def remote_unreachable(root: Path, name: str) -> str:
-    """Why the DVC remote cannot be read from this machine; empty if it can."""
-    words = (sys.executable, "-m", "dvc", "status", "--cloud", "--remote", name)
-    try:
-        done = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=REMOTE_SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"no answer within {REMOTE_SECONDS:.0f} s"
-    return "" if done.returncode == 0 else next(iter(done.stderr.strip().splitlines()), "unknown").strip()
+    """Why the DVC remote cannot be written from this machine; empty if it can.
+
+    A line of text is pushed to it: what only asks is content with a remote that holds nothing of a new project. The
+    file stays in the folder, which must be a copy that nobody needs.
+    """
+    probe = root / "remote.txt"
+    probe.write_text("Can this remote be written?\n", encoding="utf-8")
+    for words in (("add", "--quiet", probe.name), ("push", "--quiet", "--remote", name, f"{probe.name}.dvc")):
+        try:
+            done = subprocess.run(
+                (sys.executable, "-m", "dvc", *words), cwd=root, capture_output=True, text=True, timeout=REMOTE_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return f"no answer within {REMOTE_SECONDS:.0f} s"
+        if done.returncode:
+            return next(iter(done.stderr.strip().splitlines()), "unknown").strip()
+    return ""
 
 
 def line(answer: Mapping[str, Any]) -> str:

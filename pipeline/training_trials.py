@@ -12,10 +12,12 @@ from components import space as spaces
 from components.config import Config, parse, plain
 from components.data.latents import Latents
 from components.errors import InputError
+from components.models.conditions import blank
 from components.models.kinds import ModelConfig
 from components.tracking import RunHandle
 from components.training import loop
 from components.training.optimizer import RecipeConfig
+from components.training.plan import terms
 from components.training.search import TrainingSearch
 from pipeline import cluster, latent_training
 from pipeline.latent_training import Source, Start
@@ -49,7 +51,7 @@ class Training:
 
 
 def trial(number: int, setting: Mapping[str, Any], shared: Training) -> Iterator[dict[str, float]]:
-    """Losses at every validation, each with its step. Raises InputError for an objective that the model has not."""
+    """Losses at every validation, each with its step."""
     chosen = shared.changed(setting)
     worker, used = Worker(0, 1, cluster.device(), nn.Identity(), None), cluster.measure()
     with shared.log.child(named(number, setting), dict(setting), {"part": "trial"}) as log:
@@ -61,17 +63,18 @@ def trial(number: int, setting: Mapping[str, Any], shared: Training) -> Iterator
             losses = {name: value for name, value in progress.metrics.items() if name.startswith("validation_")}
             if losses:
                 log.metrics(progress.metrics | used.use().metrics(), progress.step)
-                for name in shared.search.objectives:
-                    if name not in losses:
-                        raise InputError(f"nobody reports {name}: this model's training has {', '.join(losses)}")
                 yield {"step": progress.step, **losses}
 
 
 def check(shared: Training) -> None:
-    """Raises InputError if model and recipe as they stand, or any end of the space, cannot be trained."""
+    """Raises InputError if model and recipe as they stand, or any end of the space, cannot be trained or compared."""
     if shared.begin.recipe.phases:
         raise InputError("a search of kind training tries recipes of one phase; take an entry of recipes without any")
     latents = Latents.open(shared.source.latents, "train", None)
     for setting in ({}, *spaces.ends(shared.search.space)):
         chosen = shared.changed(setting)
         latent_training.check(chosen.model, chosen.recipe, latents, shared.source.latents)
+        reported = [f"validation_{name}" for name in terms(chosen.model.build, blank(chosen.model, latents.shape))]
+        for name in shared.search.objectives:
+            if name not in reported:
+                raise InputError(f"nobody reports {name}: this model's training has {', '.join(reported)}")

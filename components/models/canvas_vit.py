@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from components.nn.blocks import PlainBlock, ViTConfig, initialise
 from components.nn.embeddings import grid_position, patchify
-from components.nn.from_timm import Mlp
+from components.nn.from_timm import mlp
 
 
 class CanvasConfig(ViTConfig):
@@ -41,7 +41,7 @@ class CanvasViT(nn.Module):
         self.blocks = nn.ModuleList(PlainBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)  # gives z_c unit variance, which Eq. 12's unit noise presumes
         heads = group if group > 1 else 0
-        self.frame_heads = nn.ModuleList(Mlp(config.width, config.width) for _ in range(heads))
+        self.frame_heads = nn.ModuleList(mlp(config.width, config.width) for _ in range(heads))
         self.canvas_head = nn.Linear(config.width, channels)
         self.static_head = nn.Linear(config.width, 1)
         self.register_buffer("position", grid_position(height, width, config.width), persistent=False)

@@ -102,6 +102,12 @@ def apart(
     return latents, given
 
 
+def blank(model: Config, shape: tuple[int, ...]) -> Float[Tensor, "1 t c h w"] | Conditioned:
+    """A clip of this shape, all zeros, as such a model takes it."""
+    clip, config = torch.zeros(1, *shape), asked(model)
+    return clip if config is None else Conditioned(clip, torch.zeros(1, config.tokens, config.numbers))
+
+
 class Conditioner(nn.Module):
     """Conditions in the width of the model, and the learned sequence that stands for none."""
 

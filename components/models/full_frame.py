@@ -20,7 +20,7 @@ from components.models.video_transformer import Memory
 from components.nn.attention import Attention, KeysValues, frame_causal
 from components.nn.blocks import MLP_RATIO, ViTConfig
 from components.nn.embeddings import FREQUENCIES, patchify, sinusoid
-from components.nn.from_timm import Mlp
+from components.nn.from_timm import mlp
 from components.nn.losses import Losses
 from components.randomness import Stream
 
@@ -44,7 +44,7 @@ class ModulatedBlock(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.attention = Attention(config.width, config.heads)
-        self.mlp = Mlp(config.width, MLP_RATIO * config.width)
+        self.mlp = mlp(config.width, MLP_RATIO * config.width)
         self.norm1 = nn.LayerNorm(config.width, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(config.width, elementwise_affine=False)
         self.activation = nn.SiLU()

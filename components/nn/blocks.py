@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from components.config import Config
 from components.errors import InputError
 from components.nn.attention import Attention, KeysValues, attend, merge
-from components.nn.from_timm import Mlp
+from components.nn.from_timm import mlp
 
 Segments = tuple[int, int, int]  # numbers of condition, clean and mask tokens
 MLP_RATIO = 4
@@ -42,7 +42,7 @@ class PlainBlock(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.attention = Attention(config.width, config.heads)
-        self.mlp = Mlp(config.width, MLP_RATIO * config.width)
+        self.mlp = mlp(config.width, MLP_RATIO * config.width)
         self.norm1 = nn.LayerNorm(config.width)
         self.norm2 = nn.LayerNorm(config.width)
 
@@ -88,7 +88,7 @@ class ExpertNormBlock(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.attention = Attention(config.width, config.heads)
-        self.mlp = Mlp(config.width, MLP_RATIO * config.width)
+        self.mlp = mlp(config.width, MLP_RATIO * config.width)
         self.norm1 = ExpertNorm(config.width)
         self.norm2 = ExpertNorm(config.width)
 

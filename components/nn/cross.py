@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from components.nn.attention import Attention, KeysValues, attend, merge
 from components.nn.blocks import MLP_RATIO, ViTConfig
-from components.nn.from_timm import Mlp
+from components.nn.from_timm import mlp
 
 
 class CrossAttention(nn.Module):
@@ -33,7 +33,7 @@ class CrossBlock(nn.Module):
         super().__init__()
         self.attention = Attention(config.width, config.heads)
         self.cross = CrossAttention(config.width, config.heads)
-        self.mlp = Mlp(config.width, MLP_RATIO * config.width)
+        self.mlp = mlp(config.width, MLP_RATIO * config.width)
         self.norm1 = nn.LayerNorm(config.width)
         self.norm_cross = nn.LayerNorm(config.width)
         self.norm2 = nn.LayerNorm(config.width)

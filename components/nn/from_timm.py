@@ -3,12 +3,17 @@
 timm imports torchvision when it is imported, and torchvision's wheel from the package index is a CUDA build: beside a
 CPU build of torch its compiled part does not load, and the import fails because two operators have no schema. Declaring
 the schemas is enough; nothing here calls the operators.
+
+It is imported late: that takes as long as torch itself, and most processes of a stage build no model.
 """
 
 import importlib.util
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 
 def _declare_operators() -> torch.library.Library | None:
@@ -29,7 +34,16 @@ def _declare_operators() -> torch.library.Library | None:
 
 _LIBRARY = _declare_operators()  # torch forgets the schemas when the object is collected
 
-from timm.layers import Mlp  # noqa: E402
-from timm.optim import param_groups_weight_decay  # noqa: E402
 
-__all__ = ["Mlp", "param_groups_weight_decay"]
+def mlp(width: int, hidden: int) -> nn.Module:
+    """Two linear layers of this width and this one in between, with a GELU."""
+    from timm.layers import Mlp
+
+    return Mlp(width, hidden)
+
+
+def weight_decay_groups(model: nn.Module, weight_decay: float, exempt: Collection[str]) -> list[dict[str, Any]]:
+    """The trained parameters for an optimiser: vectors, biases and those named are not decayed."""
+    from timm.optim import param_groups_weight_decay
+
+    return param_groups_weight_decay(model, weight_decay=weight_decay, no_weight_decay_list=exempt)

@@ -9,7 +9,7 @@ from torch import nn
 
 from components.config import Config, plain
 from components.errors import InputError
-from components.nn.from_timm import param_groups_weight_decay
+from components.nn.from_timm import weight_decay_groups
 
 # how a training is carried out, and not what comes of it
 MOVABLE: Final = ("workers", "parallel", "micro_batch", "activation_checkpointing", "compile", "keep")
@@ -126,7 +126,7 @@ class Exempting(Protocol):
 def build_optimizer(model: nn.Module, config: RecipeConfig) -> torch.optim.AdamW:
     """AdamW with betas (0.9, 0.95); biases, norms and what `model.no_weight_decay()` names are not decayed."""
     exempt = model.no_weight_decay() if isinstance(model, Exempting) else set()
-    groups = param_groups_weight_decay(model, weight_decay=config.weight_decay, no_weight_decay_list=exempt)
+    groups = weight_decay_groups(model, config.weight_decay, exempt)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 

@@ -81,6 +81,15 @@ def draws(model: Any, batch: Any, seed: int, steps: Sequence[int]) -> list[Any]:
     return [model.draw(batch, stream.fork("step", step)) for step in steps]
 
 
+def terms(build: Callable[[], nn.Module], clip: Any) -> list[str]:
+    """The losses that a training of this model reports, the whole and its parts; nothing is computed for it."""
+    with torch.device("meta"):
+        model: Any = build().train()
+    (chance,) = draws(model, clip, 0, [0])
+    losses = model(clip.to("meta"), _each(chance, lambda tensor: tensor.to("meta")))
+    return ["loss", *losses.terms]
+
+
 def shapes(model: nn.Module) -> nn.Module:
     """A copy of a model without any memory."""
     return copy.deepcopy(model).to("meta").train()

@@ -1,5 +1,6 @@
 """A whole project in a temporary folder: this code, tiny parameters, moving shapes."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -118,10 +119,19 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def journey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which `dvc repro` has run once; tests must leave it as it is, or copy it."""
-    folder = build(tmp_path_factory.mktemp("journey") / "project")
-    run(folder, "dvc", "repro")
-    return folder
+    """A project in which `dvc repro` has run once; tests must leave it as it is, or copy it.
+
+    Processes that test side by side have one between them.
+    """
+    own = tmp_path_factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "journey"
+    place.mkdir(exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed
+        if not (place / "done").exists():
+            run(build(place / "project"), "dvc", "repro")
+            (place / "done").touch()
+    return place / "project"
 
 
 @pytest.fixture

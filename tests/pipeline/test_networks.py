@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
-from components.data import latents
-from tests.pipeline.conftest import run
-from tests.pipeline.test_clusters import Cluster, end
+from components.data import clips, latents
+from tests.pipeline.conftest import free_port, run
+from tests.pipeline.test_clusters import Cluster, end, wait_for
 
 pytestmark = pytest.mark.slow
 HOSTS = {"left": "10.213.7.1", "right": "10.213.7.2"}
@@ -31,6 +34,21 @@ class Machines(Cluster):
         """On the host of this name."""
         super().start(name, *words, "--node-ip-address", HOSTS[name], on=inside(name))
 
+    def serve_runs(self, name: str) -> str:
+        """Starts an MLflow server on the host of this name; its address."""
+        port, runs = free_port(), self.folder / "runs"
+        kept = ("--backend-store-uri", f"sqlite:///{runs}.db", "--artifacts-destination", str(runs))
+        told = self.folder / "server.log"
+        command = (*inside(name), "mlflow", "server", "--host", HOSTS[name], "--port", str(port), "--workers", "1")
+        with told.open("w") as log:
+            started = subprocess.Popen(
+                (*command, "--allowed-hosts", "*", *kept), env=self.shell(), stdout=log, stderr=log
+            )
+        self.nodes.append(psutil.Process(started.pid))
+        wait_for(lambda: "startup complete" in told.read_text() or started.poll(), "the start of MLflow")
+        assert started.poll() is None, told.read_text()[-2000:]
+        return f"http://{HOSTS[name]}:{port}"
+
 
 def inside(host: str) -> tuple[str, ...]:
     """The words before a command that is to run on this host."""
@@ -43,6 +61,7 @@ def ip(words: str) -> bool:
 
 @pytest.fixture
 def machines() -> Iterator[Machines]:
+    """Two hosts on which nothing runs yet."""
     left, right = (inside(host)[-1] for host in HOSTS)
     if shutil.which("ip") is None or not ip(f"netns add {left}"):
         pytest.skip("this machine does not let us make networks: it takes root and iproute2")
@@ -56,8 +75,6 @@ def machines() -> Iterator[Machines]:
                 assert ip(f"-n {name} addr add {HOSTS[host]}/24 dev cable")
                 assert all(ip(f"-n {name} link set {device} up") for device in ("lo", "cable"))
             try:
-                made.start("left", "--head", "--port", str(PORT), "--num-cpus", "1", "--include-dashboard", "false")
-                made.start("right", "--address", f"{HOSTS['left']}:{PORT}", "--num-cpus", "1")
                 yield made
             finally:
                 for node in made.nodes:
@@ -73,6 +90,8 @@ def losses(folder: Path, out: str) -> pd.Series:
 
 
 def test_workers_on_two_machines_follow_the_losses_of_one(machines, project, edit):
+    machines.start("left", "--head", "--port", str(PORT), "--num-cpus", "1", "--include-dashboard", "false")
+    machines.start("right", "--address", f"{HOSTS['left']}:{PORT}", "--num-cpus", "1")
     torch.manual_seed(0)
     reports = [latents.write_shard(project / "latents", s, 0, torch.randn(16, 5, 8, 4, 4)) for s in ("train", "val")]
     latents.finish(project / "latents", reports, latents.LatentKey(autoencoder="a", clips="b", settings={}))
@@ -86,3 +105,29 @@ def test_workers_on_two_machines_follow_the_losses_of_one(machines, project, edi
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert losses(project, "two").tolist() == pytest.approx(losses(project, "one").tolist(), rel=1e-4)
+
+
+def test_code_alone_runs_on_another_machine_and_its_outputs_come_home(machines, project):
+    run(project, "dvc", "remote", "add", "--default", "store", str(machines.folder / "store"))
+    place = ("--dashboard-host", "127.0.0.1", "--dashboard-port", str(machines.dashboard))
+    machines.start("left", "--head", "--port", str(PORT), "--num-cpus", "0", *place)
+    machines.start("right", "--address", f"{HOSTS['left']}:{PORT}", "--num-cpus", "2")
+    store = machines.serve_runs("left")
+    submit = (*inside("left"), sys.executable, "-m", "pipeline.submit", "--code-only", "--python", sys.executable)
+    done = subprocess.run(
+        (*submit, "--cpus", "2", "preprocess@kuka"), cwd=project, capture_output=True, text=True,
+        env=machines.shell(MLFLOW_TRACKING_URI=store), timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout[-4000:]}{done.stderr[-4000:]}"
+    assert "dvc.lock and metrics are home" in done.stdout
+    assert not (project / "data").exists()
+    run(project, "dvc", "pull", "simulate@kuka", "preprocess@kuka")
+    assert clips.Clips.open(project / "data" / "clips" / "kuka", "train").hash
+    assert "up to date" in run(project, "dvc", "status", "preprocess@kuka").stdout
+    (made,) = mlflow_runs(machines.folder / "runs.db", "preprocess")
+    assert made.info.status == "FINISHED"
+
+
+def mlflow_runs(file: Path, stage: str) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{file}")
+    return client.search_runs([client.get_experiment_by_name("canvasmar").experiment_id], f"tags.stage = '{stage}'")

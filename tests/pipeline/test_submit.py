@@ -15,7 +15,7 @@ import yaml
 from components.errors import InputError
 from pipeline import homecoming, preflight, submit
 from pipeline.jobs import Jobs
-from tests.pipeline.conftest import ROOT, environment
+from tests.pipeline.conftest import ROOT, environment, run
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -171,6 +171,15 @@ def test_a_tracking_store_out_of_reach_says_why(stranger, tmp_path):
     assert "no folder" in preflight.unreachable(f"sqlite:///{tmp_path}/none/mlflow.db")
     assert preflight.unreachable(f"http://{stranger}") == ""
     assert preflight.unreachable(f"sqlite:///{tmp_path}/mlflow.db") == ""
+
+
+def test_a_remote_out_of_reach_says_why_and_one_that_can_be_written_says_nothing(tmp_path):
+    run(tmp_path, "dvc", "init", "--quiet", "--no-scm")
+    run(tmp_path, "dvc", "remote", "add", "store", str(tmp_path / "store"))
+    run(tmp_path, "dvc", "remote", "add", "away", "http://127.0.0.1:1/store")
+    assert preflight.remote_unreachable(tmp_path, "store") == ""
+    assert any(path.is_file() for path in (tmp_path / "store").rglob("*"))
+    assert preflight.remote_unreachable(tmp_path, "away")
 
 
 def entry(path: str, md5: str) -> dict[str, object]:

@@ -174,3 +174,9 @@ def test_a_training_that_cannot_be_searched_is_told_before_any_trial(
     with pytest.raises(InputError) as caught:
         search(here, parts, "bad", {"space": space, "objectives": ["validation_loss"]}, TRAINING)
     assert words in str(caught.value)
+
+
+def test_an_objective_that_nobody_reports_is_told_before_any_trial(here: Path, parts: Path) -> None:
+    change = {"space": {"model": {"canvas": {"choices": [None]}}}, "objectives": ["validation_canvas"]}
+    with pytest.raises(InputError, match="nobody reports validation_canvas: this model's training has validation_loss"):
+        search(here, parts, "unreported", change, TRAINING)

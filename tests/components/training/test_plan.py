@@ -14,7 +14,7 @@ from components import heap
 from components.config import parse
 from components.models.canvasmar import CanvasMARConfig
 from components.training.loop import Training
-from components.training.plan import Plan, parameters, plan
+from components.training.plan import Plan, parameters, plan, terms
 from tests.behaviour.conftest import LATENT, tiny_config
 from tests.components.training.test_loop import Linear, recipe
 
@@ -30,6 +30,12 @@ def planned(build: Callable[[], nn.Module] = BUILD, clip: Tensor = CLIP, **chang
 def test_the_work_of_a_linear_layer_is_what_one_counts_by_hand() -> None:
     """Two operations for each of three numbers forward, and two backward, for the weights; 4 points."""
     assert planned(Linear, torch.zeros(1, 3)).flops == 4 * (2 * 3 + 2 * 3)
+
+
+def test_the_losses_that_a_training_will_report_are_those_of_a_real_step() -> None:
+    training = Training(BUILD(), lambda model: model, recipe())
+    losses = training.losses(training.model, (0, 1), torch.zeros(2, *CLIP.shape[1:]), "here")
+    assert terms(BUILD, CLIP) == ["loss", *losses.terms]
 
 
 def test_the_planned_work_is_within_15_percent_of_what_real_steps_compute() -> None:
