@@ -134,18 +134,19 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "project"
 
 
+def set_value(folder: Path, path: str, value: Any) -> None:
+    """Sets one value of a project's params.yaml by its dotted path."""
+    file = folder / "params.yaml"
+    params = yaml.safe_load(file.read_text(encoding="utf-8"))
+    *parents, last = path.split(".")
+    place = params
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    file.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
 @pytest.fixture
 def edit() -> Callable[[Path, str, Any], None]:
-    """Sets one value of a project's params.yaml by its dotted path."""
-
-    def set_value(folder: Path, path: str, value: Any) -> None:
-        file = folder / "params.yaml"
-        params = yaml.safe_load(file.read_text(encoding="utf-8"))
-        *parents, last = path.split(".")
-        place = params
-        for name in parents:
-            place = place[name]
-        place[last] = value
-        file.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-
+    """`set_value`, for a test's own project."""
     return set_value
