@@ -63,11 +63,15 @@ class Cluster:
             **more,
         }
 
+    def disk(self, name: str) -> Path:
+        """Where the node of this name keeps its own files."""
+        return self.folder / name
+
     def start(self, name: str, *words: str, on: tuple[str, ...] = ()) -> None:
         ports = ("--dashboard-agent-listen-port", str(free_port()), "--min-worker-port", "0", "--max-worker-port", "0")
         size = ("--object-store-memory", "100000000", "--disable-usage-stats", "--block")
         told = self.folder / f"{name}.log"
-        command = (*on, "ray", "start", *words, "--temp-dir", str(self.folder / name), *ports, *size)
+        command = (*on, "ray", "start", *words, "--temp-dir", str(self.disk(name)), *ports, *size)
         with told.open("w") as log:
             started = subprocess.Popen(command, env=self.shell(), stdout=log, stderr=log, cwd=self.folder)
         self.nodes.append(psutil.Process(started.pid))

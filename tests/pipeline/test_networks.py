@@ -28,11 +28,19 @@ TRAIN = ("-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latent
 
 @dataclass
 class Machines(Cluster):
-    """A cluster whose nodes are in different networks."""
+    """A cluster whose nodes are in different networks and have different disks at one place."""
+
+    def disk(self, name: str) -> Path:
+        """The same path on every host, as Ray expects; what lies there is the host's."""
+        return self.folder / "t"
 
     def start(self, name: str, *words: str) -> None:
         """On the host of this name."""
-        super().start(name, *words, "--node-ip-address", HOSTS[name], on=inside(name))
+        own, place = self.folder / name, self.disk(name)
+        for folder in (own, place):
+            folder.mkdir(exist_ok=True)
+        mounted = ("unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$2"; shift 2; exec "$@"', "sh", own, place)
+        super().start(name, *words, "--node-ip-address", HOSTS[name], on=(*inside(name), *map(str, mounted)))
 
     def serve_runs(self, name: str) -> str:
         """Starts an MLflow server on the host of this name; its address."""
