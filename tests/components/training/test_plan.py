@@ -1,8 +1,4 @@
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,15 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from components import heap
-from components.config import parse
-from components.models.canvasmar import CanvasMARConfig
 from components.training.loop import Training
 from components.training.plan import Plan, parameters, plan, terms
 from tests.behaviour.conftest import LATENT, tiny_config
 from tests.components.training.test_loop import Linear, recipe
 
-ROOT = Path(__file__).parents[3]
 BUILD = tiny_config().build
 CLIP = torch.zeros(1, 5, *LATENT)
 
@@ -92,48 +84,3 @@ def test_weights_averages_and_moments_are_four_bytes_a_number() -> None:
         weights, weights, 2 * weights,
     )  # fmt: skip
     assert found.checkpoint == 4 * weights
-
-
-def wide() -> CanvasMARConfig:
-    size = {"width": 128, "heads": 4}
-    whole = {
-        "kind": "canvasmar", "latent": [12, 8, 8], "temporal": {**size, "layers": 3, "window": 9},
-        "canvas": {
-            **size, "layers": 2, "frame_noise": [0.2, 0.6], "canvas_noise": [0.0, 0.3], "canvas_weight": 0.1,
-            "static_weight": 0.1, "static_scale": 1.0,
-        },
-        "spatial": {**size, "layers": 4, "encoder_depth": 1, "block": "expert_norm"},
-        "head": {"width": 192, "layers": 3, "repeats": 4}, "mask": {"mean": 1.0, "std": 0.25, "low": 0.7}, "drop": 0.05,
-        "group": 1, "first_frame": False,
-    }  # fmt: skip
-    return parse(CanvasMARConfig, whole, where="here")
-
-
-MEASURE = """
-import resource, sys
-import psutil, torch
-from components.training.loop import Training
-from tests.components.training.test_loop import recipe
-from tests.components.training.test_plan import wide
-torch.set_num_threads(1)
-clips = torch.randn(24, 9, 12, 8, 8)
-small = Training(wide().build(), lambda model: model, recipe(batch=1))
-small.update((0,), clips[:1])  # libraries take their own share with the first step
-before = psutil.Process().memory_info().rss
-for step in range(2):
-    small.update(tuple(range(24)), clips)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
-"""
-
-
-@pytest.mark.slow
-def test_the_planned_memory_is_within_15_percent_of_the_measured_peak() -> None:
-    """The growth of a process from a step on one clip to a step on 24, against the growth of the plan."""
-    environment = {name: value for name, value in os.environ.items() if name not in heap.VARIABLES}
-    environment["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed goes back to the system: no holes in the heap
-    done = subprocess.run(
-        (sys.executable, "-c", MEASURE), cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    clip = torch.zeros(1, 9, 12, 8, 8)
-    many, one = (plan(wide().build, clip, recipe(batch=batch)).memory["gradients and activations"] for batch in (24, 1))
-    assert many - one == pytest.approx(int(done.stdout), rel=0.15)
