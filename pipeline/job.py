@@ -43,7 +43,7 @@ def _look(root: Path, remote: str | None) -> dict[str, Any]:
         return {"error": str(error)}
     _dvc("config", "--local", "core.no_scm", "true")  # what was sent is no git repository
     problem = preflight.remote_unreachable(root, remote)
-    sentence = f"the DVC remote {remote} cannot be reached from the cluster ({problem}); correct it, or its credentials"
+    sentence = f"the DVC remote {remote} cannot be written from the cluster ({problem}); correct it, or its credentials"
     here = {"node": os.uname().nodename, **preflight.look(str(root), store)}
     return {"resources": resources, "nodes": [here], "remote": sentence if problem else ""}
 

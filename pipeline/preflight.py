@@ -9,6 +9,7 @@ import platform
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -147,20 +148,19 @@ def unreachable(store: str) -> str:
 def remote_unreachable(root: Path, name: str) -> str:
     """Why the DVC remote cannot be written from this machine; empty if it can.
 
-    A line of text is pushed to it: what only asks is content with a remote that holds nothing of a new project. The
-    file stays in the folder, which must be a copy that nobody needs.
+    A line of text is pushed to it: what only asks is content with a remote that holds nothing of a new project.
     """
-    probe = root / "remote.txt"
-    probe.write_text("Can this remote be written?\n", encoding="utf-8")
-    for words in (("add", "--quiet", probe.name), ("push", "--quiet", "--remote", name, f"{probe.name}.dvc")):
-        try:
-            done = subprocess.run(
-                (sys.executable, "-m", "dvc", *words), cwd=root, capture_output=True, text=True, timeout=REMOTE_SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            return f"no answer within {REMOTE_SECONDS:.0f} s"
-        if done.returncode:
-            return next(iter(done.stderr.strip().splitlines()), "unknown").strip()
+    with tempfile.TemporaryDirectory(dir=root) as folder:  # inside, where DVC finds the project, and gone afterwards
+        probe = Path(folder) / "probe.txt"
+        probe.write_text("Can this remote be written?\n", encoding="utf-8")
+        for words in (("add", "--quiet", probe), ("push", "--quiet", "--remote", name, f"{probe}.dvc")):
+            command = (sys.executable, "-m", "dvc", *map(str, words))
+            try:
+                done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=REMOTE_SECONDS)
+            except subprocess.TimeoutExpired:
+                return f"no answer within {REMOTE_SECONDS:.0f} s"
+            if done.returncode:
+                return next(iter(done.stderr.strip().splitlines()), "unknown").strip()
     return ""
 
 

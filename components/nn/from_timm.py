@@ -36,7 +36,7 @@ _LIBRARY = _declare_operators()  # torch forgets the schemas when the object is 
 
 
 def mlp(width: int, hidden: int) -> nn.Module:
-    """Two linear layers of this width and this one in between, with a GELU."""
+    """[..., width] to [..., width]: two linear layers, `hidden` numbers between them, and a GELU."""
     from timm.layers import Mlp
 
     return Mlp(width, hidden)

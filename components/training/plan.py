@@ -82,7 +82,10 @@ def draws(model: Any, batch: Any, seed: int, steps: Sequence[int]) -> list[Any]:
 
 
 def terms(build: Callable[[], nn.Module], clip: Any) -> list[str]:
-    """The losses that a training of this model reports, the whole and its parts; nothing is computed for it."""
+    """The losses that a training of this model on clips like this one, [1, ...] as the model takes it, reports.
+
+    The whole comes first, then its parts. Only shapes are followed: nothing is computed.
+    """
     with torch.device("meta"):
         model: Any = build().train()
     (chance,) = draws(model, clip, 0, [0])

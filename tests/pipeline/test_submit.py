@@ -180,6 +180,7 @@ def test_a_remote_out_of_reach_says_why_and_one_that_can_be_written_says_nothing
     assert preflight.remote_unreachable(tmp_path, "store") == ""
     assert any(path.is_file() for path in (tmp_path / "store").rglob("*"))
     assert preflight.remote_unreachable(tmp_path, "away")
+    assert {path.name for path in tmp_path.iterdir()} == {".dvc", ".dvcignore", "store"}
 
 
 def entry(path: str, md5: str) -> dict[str, object]:

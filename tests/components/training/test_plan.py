@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.planned import Case, memory
+from components.config import parse
+from components.models.canvasmar import CanvasMARConfig
 from components.training.loop import Training
 from components.training.plan import Plan, parameters, plan, terms
 from tests.behaviour.conftest import LATENT, tiny_config
@@ -84,3 +87,28 @@ def test_weights_averages_and_moments_are_four_bytes_a_number() -> None:
         weights, weights, 2 * weights,
     )  # fmt: skip
     assert found.checkpoint == 4 * weights
+
+
+def wide() -> CanvasMARConfig:
+    size = {"width": 128, "heads": 4}
+    whole = {
+        "kind": "canvasmar", "latent": [12, 8, 8], "temporal": {**size, "layers": 3, "window": 9},
+        "canvas": {
+            **size, "layers": 2, "frame_noise": [0.2, 0.6], "canvas_noise": [0.0, 0.3], "canvas_weight": 0.1,
+            "static_weight": 0.1, "static_scale": 1.0,
+        },
+        "spatial": {**size, "layers": 4, "encoder_depth": 1, "block": "expert_norm"},
+        "head": {"width": 192, "layers": 3, "repeats": 4}, "mask": {"mean": 1.0, "std": 0.25, "low": 0.7}, "drop": 0.05,
+        "group": 1, "first_frame": False,
+    }  # fmt: skip
+    return parse(CanvasMARConfig, whole, where="here")
+
+
+@pytest.mark.slow
+def test_the_planned_memory_is_within_15_percent_of_what_tensors_take_at_their_worst_moment() -> None:
+    """The growth from a step on one clip to a step on 24, against the growth of the plan."""
+    cpu = torch.device("cpu")
+    few, many = (Case("", wide(), recipe(batch=batch), 2) for batch in (1, 24))
+    foretold = [plan(wide().build, torch.zeros(1, *few.clip), case.recipe).memory for case in (few, many)]
+    one, other = (held["gradients and activations"] / 1e6 for held in foretold)
+    assert other - one == pytest.approx(memory(many, cpu) - memory(few, cpu), rel=0.15)
