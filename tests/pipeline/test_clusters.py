@@ -125,8 +125,8 @@ def short(project: Path, edit: Callable[[Path, str, Any], None]) -> Path:
     return project
 
 
-def runs(project: Path, stage: str) -> list[Any]:
-    client = MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db")
+def runs(database: Path, stage: str) -> list[Any]:
+    client = MlflowClient(f"sqlite:///{database}")
     found = client.get_experiment_by_name("canvasmar")
     return client.search_runs([found.experiment_id], f"tags.stage = '{stage}'")
 
@@ -148,7 +148,7 @@ def test_jobs_on_shared_storage_outlive_a_node_and_do_not_disturb_each_other(clu
     told = finish(cluster.submit(short, "preprocess@kuka"))
     assert "the cluster has 2 CPUs and 0 GPUs" in told
     assert "preprocess@kuka: done in" in told
-    (made,) = runs(short, "preprocess")
+    (made,) = runs(short / "mlruns" / "mlflow.db", "preprocess")
     assert made.info.status == "FINISHED"
     assert made.data.metrics["node_seconds"] >= 1.9 * made.data.metrics["stage_seconds"]  # the driver's, and a node
     assert made.data.metrics["cost_EUR"] == pytest.approx(0.5 * made.data.metrics["cpu_hours"])
@@ -164,7 +164,7 @@ def test_jobs_on_shared_storage_outlive_a_node_and_do_not_disturb_each_other(clu
     finish(first)
     finish(cluster.submit(short, "--follow", name))
     assert "up to date" in run(short, "dvc", "status", *(f"train@{row}" for row in ROWS)).stdout
-    trained = runs(short, "train")
+    trained = runs(short / "mlruns" / "mlflow.db", "train")
     assert {one.info.status for one in trained} == {"FINISHED"}
     assert all(one.data.metrics["cpu_hours"] > 0 for one in trained)
     assert all((short / "data" / "models" / row / "weights.safetensors").exists() for row in ROWS)

@@ -13,12 +13,10 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from components.data import clips, latents
 from tests.pipeline.conftest import free_port, run
-from tests.pipeline.test_clusters import Cluster, end, wait_for
+from tests.pipeline.test_clusters import Cluster, end, runs, wait_for
 
 pytestmark = pytest.mark.slow
 HOSTS = {"left": "10.213.7.1", "right": "10.213.7.2"}
@@ -132,10 +130,5 @@ def test_code_alone_runs_on_another_machine_and_its_outputs_come_home(machines, 
     run(project, "dvc", "pull", "simulate@kuka", "preprocess@kuka")
     assert clips.Clips.open(project / "data" / "clips" / "kuka", "train").hash
     assert "up to date" in run(project, "dvc", "status", "preprocess@kuka").stdout
-    (made,) = mlflow_runs(machines.folder / "runs.db", "preprocess")
+    (made,) = runs(machines.folder / "runs.db", "preprocess")
     assert made.info.status == "FINISHED"
-
-
-def mlflow_runs(file: Path, stage: str) -> list[Run]:
-    client = MlflowClient(f"sqlite:///{file}")
-    return client.search_runs([client.get_experiment_by_name("canvasmar").experiment_id], f"tags.stage = '{stage}'")

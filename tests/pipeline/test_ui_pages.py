@@ -100,18 +100,6 @@ def pictures(root: Path, folder: Path) -> None:
     """Takes mlflow-runs.png and mlflow-compare.png of the runs of a project."""
     with served(root) as links, browser() as page:
         open_table(page, links)
-        page.get_by_role("button", name="Columns").click()
-        tree = page.get_by_test_id("column-selector-tree")
-        for name in ("Dataset", "Source", "Models", "fvd", "milliseconds_per_frame", "psnr"):  # off, and on
-            page.get_by_placeholder("Search columns").fill(name)
-            tree.get_by_text(name, exact=True).first.click(timeout=20_000)
-        page.get_by_role("button", name="Columns").click()
-        tree.wait_for(state="hidden")
-        edge = page.locator(".ag-header-cell[col-id='attributes.`Run Name`'] .ag-header-cell-resize").bounding_box()
-        page.mouse.move(edge["x"] + edge["width"] / 2, edge["y"] + edge["height"] / 2)
-        page.mouse.down()
-        page.mouse.move(edge["x"] + 260, edge["y"] + edge["height"] / 2, steps=10)
-        page.mouse.up()
         time.sleep(2)
         page.screenshot(path=folder / "mlflow-runs.png")
         page.goto(links["its trials"])
