@@ -32,13 +32,17 @@ class Machines(Cluster):
         """The same path on every host, as Ray expects; what lies there is the host's."""
         return self.folder / "t"
 
-    def start(self, name: str, *words: str) -> None:
-        """On the host of this name."""
+    def at(self, name: str) -> tuple[str, ...]:
+        """The words before a command that is to find this host's network and disk."""
         own, place = self.folder / name, self.disk(name)
         for folder in (own, place):
             folder.mkdir(exist_ok=True)
         mounted = ("unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$2"; shift 2; exec "$@"', "sh", own, place)
-        super().start(name, *words, "--node-ip-address", HOSTS[name], on=(*inside(name), *map(str, mounted)))
+        return (*inside(name), *map(str, mounted))
+
+    def start(self, name: str, *words: str) -> None:
+        """On the host of this name."""
+        super().start(name, *words, "--node-ip-address", HOSTS[name], on=self.at(name))
 
     def serve_runs(self, name: str) -> str:
         """Starts an MLflow server on the host of this name; its address."""
@@ -57,7 +61,7 @@ class Machines(Cluster):
 
 
 def inside(host: str) -> tuple[str, ...]:
-    """The words before a command that is to run on this host."""
+    """The words before a command that needs this host's network alone."""
     return ("ip", "netns", "exec", f"{host}-{os.getpid()}")
 
 
@@ -106,7 +110,7 @@ def test_workers_on_two_machines_follow_the_losses_of_one(machines, project, edi
     run(project, sys.executable, *TRAIN, "--out", "one")
     edit(project, "recipes.model.workers", 2)
     done = subprocess.run(
-        (*inside("left"), sys.executable, *TRAIN, "--out", "two"), cwd=project, capture_output=True, text=True,
+        (*machines.at("left"), sys.executable, *TRAIN, "--out", "two"), cwd=project, capture_output=True, text=True,
         env=machines.shell(RAY_ADDRESS=f"{HOSTS['left']}:{PORT}"), timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
