@@ -11,9 +11,9 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,8 +40,10 @@ except ImportError:
 
 MOST_BYTES: Final = 20 * 2**20  # of a request
 MOST_FRAMES: Final = 300  # of its video
-BATCH, GATHER_SECONDS = 8, 0.02  # requests that are predicted together, and how long one waits for others
-RUNNING: Final = 2 * BATCH  # requests that a replica holds
+BATCH: Final = 8  # requests that are predicted together
+BATCHES: Final = 2  # that take turns, so that a request's first picture need not wait for all frames of another
+GATHER_SECONDS: Final = 0.02  # that the first request of an idle replica waits for others
+RUNNING: Final = 3 * BATCH  # requests that a replica holds: of these batches, and of the next one
 RETRY_SECONDS: Final = 5  # that a client who is turned away should wait
 ATTEMPTS: Final = 3  # at a request whose replica has died
 KINDS: Final = ("video/", "image/gif", "application/octet-stream")
@@ -66,8 +68,9 @@ class Question(Config):
 
 USUAL: Final = {"frames": 16, "context": 1, "seed": 0}
 
-_batch: Any = serve.batch  # both are typed for functions, and not for methods and classes
-_deployment: Any = serve.deployment
+Piece = tuple[str, int, bytes]  # canvas or frame, its place, and its PNG
+
+_deployment: Any = serve.deployment  # typed for functions, and not for classes
 
 
 class RefusedError(Exception):
@@ -78,12 +81,33 @@ class RefusedError(Exception):
         self.status = status
 
 
+@dataclass(eq=False, slots=True)
+class Waiting:
+    """A request at a replica."""
+
+    frames: Any
+    question: dict[str, int]
+    answers: "asyncio.Queue[list[Piece] | Exception | None]" = field(default_factory=asyncio.Queue)
+    gone: bool = False  # nobody waits for it any more
+
+    @property
+    def kind(self) -> tuple[int, int]:
+        """What the requests of a batch have in common: how many frames are given, and how many asked for."""
+        return len(self.frames), self.question["frames"]
+
+
 class Replica:
-    """A model that predicts for several requests at once."""
+    """A model that predicts for several requests at once.
+
+    Ray Serve's own batches are for functions that soon return: it closes a batch long before the model is free for it,
+    so that under load each request would be a batch of its own. Here a batch is what waits when there is room for one.
+    """
 
     def __init__(self, root: str, row: str, device: str | None, threads: int) -> None:
         torch.set_num_threads(threads)
         self.predictor = VideoPredictor.open(root, row, device)
+        self.waiting: list[Waiting] = []
+        self.work: asyncio.Task[None] | None = None
         size = torch.zeros(1, 3, *self.predictor.size, dtype=torch.uint8)
         for _ in self.predictor.stream(size, frames=1):  # the first one warms up
             pass
@@ -92,42 +116,51 @@ class Replica:
         """Height and width of its frames, once it is there."""
         return self.predictor.size
 
-    async def answer(self, request: tuple[Any, dict[str, int]]) -> AsyncIterator[list[tuple[str, int, bytes]]]:
+    async def answer(self, request: tuple[Any, dict[str, int]]) -> AsyncIterator[list[Piece]]:
         """Canvases and frames as PNGs, as soon as they stand."""
-        gone = asyncio.Event()
+        own = Waiting(*request)
+        self.waiting.append(own)
+        if self.work is None or self.work.done():
+            self.work = asyncio.create_task(self._work())
         try:
-            async for lines in self.batched((*request, gone)):
-                if lines is not None:
-                    yield lines
+            while (pieces := await own.answers.get()) is not None:
+                if isinstance(pieces, Exception):
+                    raise pieces
+                yield pieces
         finally:
-            gone.set()
+            own.gone = True
 
-    @_batch(max_batch_size=BATCH, batch_wait_timeout_s=GATHER_SECONDS)
-    async def batched(self, requests: list[tuple[Any, dict[str, int], asyncio.Event]]) -> AsyncIterator[list[Any]]:
-        """Requests that ask for equally many frames after equally many are one batch; the batches take turns.
+    async def _work(self) -> None:
+        """Until nobody waits: the batches take turns, a picture each; a new one begins where one has ended."""
+        batches: list[tuple[list[Waiting], Iterator[list[list[Piece]]]]] = []
+        await asyncio.sleep(GATHER_SECONDS)
+        while batches or self.waiting:
+            self.waiting = [one for one in self.waiting if not one.gone]
+            while self.waiting and len(batches) < BATCHES:
+                kind = self.waiting[0].kind
+                taken = [one for one in self.waiting if one.kind == kind][:BATCH]
+                self.waiting = [one for one in self.waiting if one not in taken]
+                batches.append((taken, self._run(taken)))
+            for batch in list(batches):
+                rows, run = batch
+                pieces: Sequence[list[Piece] | Exception | None] | None = None
+                if not all(one.gone for one in rows):
+                    try:
+                        pieces = await asyncio.to_thread(next, run, None)
+                    except Exception as error:  # whatever it is belongs to those who asked
+                        pieces = [error] * len(rows)
+                        batches.remove(batch)
+                if pieces is None:
+                    pieces = [None] * len(rows)
+                    batches.remove(batch)
+                for one, piece in zip(rows, pieces, strict=True):
+                    one.answers.put_nowait(piece)
 
-        A batch that nobody waits for any more is left.
-        """
-        kinds: dict[tuple[int, int], list[int]] = {}
-        for place, (frames, question, _) in enumerate(requests):
-            kinds.setdefault((len(frames), question["frames"]), []).append(place)
-        runs = [(places, self._run([requests[place][:2] for place in places])) for places in kinds.values()]
-        while runs:
-            for places, run in list(runs):
-                answers: list[Any] = [None] * len(requests)
-                left = all(requests[place][2].is_set() for place in places)
-                lines = None if left else await asyncio.to_thread(next, run, None)
-                if lines is None:
-                    runs.remove((places, run))
-                for row, place in enumerate(places):
-                    answers[place] = StopIteration if lines is None else lines[row]
-                yield answers
-
-    def _run(self, requests: list[tuple[Any, dict[str, int]]]) -> Iterator[list[list[tuple[str, int, bytes]]]]:
-        """For each row of the batch what is new."""
-        videos = [self.predictor.prepare(frames) for frames, _ in requests]
-        count, seeds = requests[0][1]["frames"], [question["seed"] for _, question in requests]
-        for glimpse in self.predictor.together(videos, frames=count, seeds=seeds):
+    def _run(self, rows: Sequence[Waiting]) -> Iterator[list[list[Piece]]]:
+        """For each request of the batch what is new."""
+        videos = [self.predictor.prepare(one.frames) for one in rows]
+        seeds = [one.question["seed"] for one in rows]
+        for glimpse in self.predictor.together(videos, frames=rows[0].question["frames"], seeds=seeds):
             kind = "frame" if glimpse.done else "canvas"
             if kind == "frame" or glimpse.canvas is not None:
                 yield [

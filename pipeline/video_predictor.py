@@ -4,7 +4,7 @@ Nothing here imports Ray, and MLflow only where a registered model is asked for.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -229,7 +229,7 @@ class VideoPredictor(Predictor):
             raise InputError("the model was trained without captions or labels; predict without words")
         stream = Stream.of(seed, range(futures), self.device)
         model = self.under(None if words is None else [words] * futures)
-        return self._glimpses(model, [given], frames, stream, drafts, sampler)
+        return self._glimpses(model, [given], frames, stream, sampler, lambda share: drafts or share == 1)
 
     def together(
         self, videos: Sequence[Given], *, frames: int, seeds: Sequence[int], **settings: Any
@@ -239,9 +239,8 @@ class VideoPredictor(Predictor):
         Of each frame there are two glimpses, its canvas and the frame, so that the canvas can be shown first.
         """
         chance = Together(tuple(Stream.of(seed, (0,), self.device) for seed in seeds))
-        for glimpse in self._glimpses(self.model, videos, frames, chance, True, self.with_settings(**settings)):
-            if glimpse.done or not glimpse.share:
-                yield glimpse
+        sampler = self.with_settings(**settings)
+        return self._glimpses(self.model, videos, frames, chance, sampler, lambda share: share in (0, 1))
 
     @torch.no_grad()
     def _glimpses(
@@ -250,29 +249,33 @@ class VideoPredictor(Predictor):
         videos: Sequence[Given],
         frames: int,
         stream: "Stream | Together",
-        each_set: bool,
         sampler: SamplerConfig,
+        wanted: Callable[[float], bool],
     ) -> Iterator[Glimpse]:
+        """Those whose share of tokens is wanted; no other is decoded."""
         latents = self.encode(torch.stack([given.frames for given in videos]))
         latents = latents.expand(max(len(videos), len(stream.samples)), -1, -1, -1, -1)
         before = len(videos[0].frames)
         total = self.vae.latent_frames(shortest(self.vae, before + frames)) - latents.shape[1]
-        shown = 0
+        shown, canvas = 0, None
         for begin, draft in drafts(model, latents, total, stream, sampler):  # type: ignore[arg-type]
-            done = draft.share == 1
-            if not done and not each_set:
+            if not wanted(draft.share):
                 continue
             group = draft.frames()[: total - begin]
             canvases = [frame.canvas for frame in group if frame.canvas is not None]
-            pictures = self._newest(latents, _filled(draft, len(group)))[:, : frames - shown]
-            canvas = self._newest(latents, torch.stack(canvases, dim=1))[:, : frames - shown] if canvases else None
+            if canvases and canvas is None:  # it is the same for all drafts of a frame, and all that the first one has
+                canvas = self._newest(latents, torch.stack(canvases, dim=1))[:, : frames - shown]
+            if draft.share or canvas is None:
+                pictures = self._newest(latents, _filled(draft, len(group)))[:, : frames - shown]
+            else:
+                pictures = canvas
             staticness, order = (
                 part.unflatten(-1, latents.shape[-2:]).cpu() for part in (group[-1].staticness, group[-1].order)
             )
-            yield Glimpse(shown, draft.share, pictures, canvas, staticness, order, done)
-            if done:
+            yield Glimpse(shown, draft.share, pictures, canvas, staticness, order, done=draft.share == 1)
+            if draft.share == 1:
                 latents = torch.cat([latents, torch.stack([frame.latent for frame in group], dim=1)], dim=1)
-                shown += pictures.shape[1]
+                shown, canvas = shown + pictures.shape[1], None
 
     def _newest(
         self, latents: Float[Tensor, "b t c h w"], newest: Float[Tensor, "b g c h w"]
