@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,11 +36,14 @@ def connect(root: Path) -> Iterator[None]:
     else:
         # without Ray's dashboard, which takes seconds to start: a stage shows its progress, and MLflow what it used
         settings = {"address": "local", "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     except ConnectionError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"no Ray cluster answers at RAY_ADDRESS ({reason}); correct it, or unset it") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)  # Ray has put its own in its place, which ends us on the spot
     cost.LEDGER.node = ray.get_runtime_context().get_node_id()
     try:
         yield

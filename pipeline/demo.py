@@ -19,6 +19,7 @@ from components.errors import InputError
 from components.reporting import galleries
 from components.reporting.results import Gallery
 from pipeline import stage
+from pipeline.one_thread import compute, through
 from pipeline.progress import say
 from pipeline.video_predictor import Given, Glimpse, VideoPredictor, read_limited, rows
 
@@ -78,11 +79,15 @@ def build(root: Path, device: str | None) -> Any:
         with gr.Blocks(title="CanvasMAR") as page:
             gr.Markdown(NOT_TRAINED)
         return page
-    theatre = Theatre(root, {name: VideoPredictor.open(root, name, device) for name in names})
+    theatre = Theatre(root, {name: compute(VideoPredictor.open, root, name, device) for name in names})
+
+    def play(*given: Any) -> Iterator[tuple[str, str, str]]:  # a generator, as Gradio must see
+        yield from through(theatre.play(*given))
+
     first, second = theatre.beside()
     sampler = theatre.predictors[first].sampler
     with gr.Blocks(title="CanvasMAR", delete_cache=(60, 60), analytics_enabled=False) as page:
-        chosen = gr.State(theatre.sample(theatre.samples[0]) if theatre.samples else None)
+        chosen = gr.State(compute(theatre.sample, theatre.samples[0]) if theatre.samples else None)
         gr.Markdown("# What comes next?\nA canvas of the whole frame comes first, then its tokens set by set.")
         with gr.Row():
             sample = gr.Dropdown(theatre.samples, label="A sample clip", interactive=True)
@@ -104,9 +109,9 @@ def build(root: Path, device: str | None) -> Any:
         button = gr.Button("Predict", variant="primary", elem_id="predict")
         told = gr.Markdown(elem_id="told")
         shown = [gr.HTML(elem_id="first"), gr.HTML(elem_id="second")]
-        sample.input(theatre.sample, sample, chosen)
-        upload.upload(theatre.receive, upload, [chosen, upload, told])
-        button.click(theatre.play, [chosen, run, other, frames, seed, *sliders], [told, *shown])
+        sample.input(lambda name: compute(theatre.sample, name), sample, chosen)
+        upload.upload(lambda path: compute(theatre.receive, path), upload, [chosen, upload, told])
+        button.click(play, [chosen, run, other, frames, seed, *sliders], [told, *shown])
     return page
 
 

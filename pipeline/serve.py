@@ -23,7 +23,7 @@ from pydantic import Field
 from components.config import Config, parse, value
 from components.errors import InputError
 from components.reporting import galleries
-from pipeline import environment, stage
+from pipeline import environment, one_thread, stage
 from pipeline.progress import say
 from pipeline.video_predictor import VideoPredictor, read_limited
 
@@ -104,13 +104,16 @@ class Replica:
     """
 
     def __init__(self, root: str, row: str, device: str | None, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.predictor = VideoPredictor.open(root, row, device)
+        self.predictor = one_thread.compute(self._open, root, row, device, threads)
         self.waiting: list[Waiting] = []
         self.work: asyncio.Task[None] | None = None
-        size = torch.zeros(1, 3, *self.predictor.size, dtype=torch.uint8)
-        for _ in self.predictor.stream(size, frames=1):  # the first one warms up
+
+    def _open(self, root: str, row: str, device: str | None, threads: int) -> VideoPredictor:
+        torch.set_num_threads(threads)
+        predictor = VideoPredictor.open(root, row, device)
+        for _ in predictor.stream(torch.zeros(1, 3, *predictor.size, dtype=torch.uint8), frames=1):  # warms up
             pass
+        return predictor
 
     def ready(self) -> tuple[int, int]:
         """Height and width of its frames, once it is there."""
@@ -146,7 +149,7 @@ class Replica:
                 pieces: Sequence[list[Piece] | Exception | None] | None = None
                 if not all(one.gone for one in rows):
                     try:
-                        pieces = await asyncio.to_thread(next, run, None)
+                        pieces = await one_thread.advance(run)
                     except Exception as error:  # whatever it is belongs to those who asked
                         pieces = [error] * len(rows)
                         batches.remove(batch)
