@@ -337,7 +337,7 @@ def asked(query: dict[str, str]) -> dict[str, int]:
 def application(root: Path, row: str, device: str | None, replicas: int, limits: Limits) -> Any:
     """The gate before so many replicas of a trained row."""
     gpus = 1.0 if torch.cuda.is_available() and device != "cpu" else 0.0
-    threads = max(1, (os.cpu_count() or 1) // replicas)
+    threads = max(1, ((os.cpu_count() or 1) - 1) // replicas)  # one CPU is for those who read, write and answer
     resources = {"num_cpus": 0.5, "num_gpus": gpus}
     model = _deployment(
         Replica, num_replicas=replicas, max_ongoing_requests=RUNNING, ray_actor_options=resources
