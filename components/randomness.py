@@ -21,18 +21,21 @@ class Stream:
     """The chance of one batch: asked twice for the same purpose it answers the same, whatever came between.
 
     `samples` are the identities of the batch's rows (indices in the data set, or numbers of rollouts); a sample draws
-    the same numbers in every batch and on every worker. `path` is the purpose so far.
+    the same numbers in every batch and on every worker. `seed` is that of all rows, or one for each of them. `path` is
+    the purpose so far.
     """
 
-    seed: int
+    seed: int | tuple[int, ...]
     samples: tuple[int, ...]
     path: tuple[str | int, ...] = ()
     device: str = "cpu"
 
     @classmethod
-    def of(cls, seed: int, samples: Sequence[int], device: str | torch.device = "cpu") -> "Stream":
+    def of(cls, seed: int | Sequence[int], samples: Sequence[int], device: str | torch.device = "cpu") -> "Stream":
         """The chance of these samples, drawn on this device."""
-        return cls(seed, tuple(int(sample) for sample in samples), (), str(device))
+        return cls(
+            seed if isinstance(seed, int) else tuple(seed), tuple(int(sample) for sample in samples), (), str(device)
+        )
 
     def fork(self, *purpose: str | int) -> "Stream":
         """The part of this chance that belongs to a purpose."""
@@ -48,6 +51,7 @@ class Stream:
 
     def shared(self) -> torch.Generator:
         """A CPU generator that is the same for every sample, batch and worker."""
+        assert isinstance(self.seed, int), "rows with seeds of their own share no chance"
         return torch.Generator().manual_seed(derive(self.seed, *self.path))
 
     def normal(self, *shape: int) -> Float[Tensor, "b ..."]:
@@ -60,8 +64,9 @@ class Stream:
 
     def _each(self, shape: tuple[int, ...], draw) -> Tensor:  # type: ignore[no-untyped-def]
         generator = torch.Generator(self.device)
+        seeds = (self.seed,) * len(self.samples) if isinstance(self.seed, int) else self.seed
         rows = []
-        for sample in self.samples:
-            generator.manual_seed(derive(self.seed, sample, *self.path))
+        for seed, sample in zip(seeds, self.samples, strict=True):
+            generator.manual_seed(derive(seed, sample, *self.path))
             rows.append(draw(shape, generator=generator, device=self.device))
         return torch.stack(rows)

@@ -72,30 +72,6 @@ class Glimpse:
             yield Step(self.index + place, self.frames[:, place], canvas, self.staticness, self.order)
 
 
-@dataclass(frozen=True, slots=True)
-class Together:
-    """The chance of a batch whose rows have seeds of their own: what a sampler asks of a Stream."""
-
-    streams: tuple[Stream, ...]
-
-    @property
-    def samples(self) -> tuple[int, ...]:
-        """One for each row."""
-        return tuple(sample for stream in self.streams for sample in stream.samples)
-
-    def fork(self, *purpose: str | int) -> "Together":
-        """The part of this chance that belongs to a purpose."""
-        return Together(tuple(stream.fork(*purpose) for stream in self.streams))
-
-    def normal(self, *shape: int) -> Float[Tensor, "b ..."]:
-        """Unit normal numbers of this shape for every row."""
-        return torch.cat([stream.normal(*shape) for stream in self.streams])
-
-    def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
-        """Numbers in [0, 1) of this shape for every row."""
-        return torch.cat([stream.uniform(*shape) for stream in self.streams])
-
-
 class VideoPredictor(Predictor):
     """A model, its VAE and the settings to sample with."""
 
@@ -238,9 +214,9 @@ class VideoPredictor(Predictor):
 
         Of each frame there are two glimpses, its canvas and the frame, so that the canvas can be shown first.
         """
-        chance = Together(tuple(Stream.of(seed, (0,), self.device) for seed in seeds))
+        stream = Stream.of(seeds, [0] * len(seeds), self.device)
         sampler = self.with_settings(**settings)
-        return self._glimpses(self.model, videos, frames, chance, sampler, lambda share: share in (0, 1))
+        return self._glimpses(self.model, videos, frames, stream, sampler, lambda share: share in (0, 1))
 
     @torch.no_grad()
     def _glimpses(
@@ -248,7 +224,7 @@ class VideoPredictor(Predictor):
         model: FramePredictor,
         videos: Sequence[Given],
         frames: int,
-        stream: "Stream | Together",
+        stream: Stream,
         sampler: SamplerConfig,
         wanted: Callable[[float], bool],
     ) -> Iterator[Glimpse]:
@@ -258,7 +234,7 @@ class VideoPredictor(Predictor):
         before = len(videos[0].frames)
         total = self.vae.latent_frames(shortest(self.vae, before + frames)) - latents.shape[1]
         shown, canvas = 0, None
-        for begin, draft in drafts(model, latents, total, stream, sampler):  # type: ignore[arg-type]
+        for begin, draft in drafts(model, latents, total, stream, sampler):
             if not wanted(draft.share):
                 continue
             group = draft.frames()[: total - begin]

@@ -57,6 +57,12 @@ def test_forking_leaves_the_stream_as_it_is() -> None:
     assert torch.equal(stream.normal(3), before)
 
 
+def test_rows_with_seeds_of_their_own_draw_what_each_draws_alone() -> None:
+    together = Stream.of((3, 8), (0, 5)).fork("noise").normal(4)
+    assert torch.equal(together[:1], Stream.of(3, (0,)).fork("noise").normal(4))
+    assert torch.equal(together[1:], Stream.of(8, (5,)).fork("noise").normal(4))
+
+
 def test_shared_chance_does_not_depend_on_the_samples() -> None:
     def number(stream: Stream) -> float:
         return torch.rand((), generator=stream.shared()).item()

@@ -1,5 +1,6 @@
 """The server as its clients meet it: streams, refusals, batches, limits, and replicas that are killed."""
 
+import asyncio
 import base64
 import io
 import json
@@ -36,7 +37,7 @@ def folder(tmp_path_factory):
     for part in ("models", "searches"):
         shutil.copytree(folder / "data" / part / "kuka-canvasmar", folder / "data" / part / "slow")
     sampled(folder, "kuka-canvasmar", flow_steps=20)
-    sampled(folder, "slow", flow_steps=2000, sets=1)  # a canvas at once, and its frame after seconds
+    sampled(folder, "slow", flow_steps=15000, sets=1)  # a canvas at once, and its frame when time is over
     ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, num_cpus=2, log_to_driver=False)
     try:
         serve.listen(PORT)
@@ -168,6 +169,38 @@ def test_a_client_who_leaves_makes_room_for_others(folder, hurried):
     assert metric(hurried, "running") == 1
     answer.close()
     assert eventually(lambda: metric(hurried, "running") == 0, 2)  # before its time is over
+
+
+def test_a_batch_is_what_waits_when_there_is_room_and_two_take_turns(folder, monkeypatch):
+    from pipeline import serve
+
+    replica, begun = serve.Replica(str(folder), "kuka-canvasmar", "cpu", 1), []
+    together = replica.predictor.together
+    monkeypatch.setattr(
+        replica.predictor, "together", lambda videos, **given: begun.append(given["seeds"]) or together(videos, **given)
+    )
+    frames, order = np.zeros((1, 32, 32, 3), dtype=np.uint8), []
+
+    async def client(seed: int) -> None:
+        async for (kind, index, _), *_ in replica.answer((frames, {"frames": 4, "seed": seed})):
+            order.append((seed, kind, index))
+            if len(order) == 1:  # while the first one is predicted, the others arrive one by one
+                for later in range(1, 12):
+                    clients.append(asyncio.create_task(client(later)))
+                    await asyncio.sleep(0.05)
+
+    clients: list[asyncio.Task[None]] = []
+
+    async def main() -> None:
+        await client(0)
+        await asyncio.gather(*clients)
+
+    asyncio.run(main())
+    assert begun[0] == [0]
+    assert sorted(seed for batch in begun for seed in batch) == list(range(12))
+    assert len(begun) <= 4  # and not twelve
+    second = begun[1][0]
+    assert order.index((second, "canvas", 0)) < order.index((0, "frame", 2))
 
 
 def test_requests_whose_replicas_are_killed_one_after_the_other_have_all_their_frames(served):

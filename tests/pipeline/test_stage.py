@@ -144,15 +144,18 @@ if __name__ == "__main__":
 
 WAITING = """
 import time
+from contextlib import nullcontext
 
 from pipeline import stage
 
-with stage.command():
-    try:
-        print("waiting", flush=True)
-        time.sleep(60)
-    finally:
-        print("closed", flush=True)
+with stage.command() as root:
+    {imported}
+    with {surroundings}:
+        try:
+            print("waiting", flush=True)
+            time.sleep(60)
+        finally:
+            print("closed", flush=True)
 """
 
 
@@ -230,8 +233,15 @@ def verify(here: Path, path: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=here, env=environment, stdout=-1, stderr=-1, text=True)
 
 
-def test_a_command_that_is_told_to_stop_closes_what_is_open_and_leaves_with_130(here: Path) -> None:
-    (here / "count.py").write_text(WAITING, encoding="utf-8")
+@pytest.mark.parametrize(
+    ("imported", "surroundings"),
+    [("pass", "nullcontext()"), ("from pipeline import cluster", "cluster.connect(root)")],
+    ids=["alone", "on Ray"],
+)
+def test_a_command_that_is_told_to_stop_closes_what_is_open_and_leaves_with_130(
+    here: Path, imported: str, surroundings: str
+) -> None:
+    (here / "count.py").write_text(WAITING.format(imported=imported, surroundings=surroundings), encoding="utf-8")
     process = start(here)
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"

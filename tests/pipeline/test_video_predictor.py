@@ -141,6 +141,18 @@ def test_the_canvas_comes_first_and_the_sets_fill_it_in(tmp_path, group):
     assert torch.equal(torch.cat([glimpse.frames for glimpse in glimpses if glimpse.done], dim=1), streamed)
 
 
+def test_of_a_batch_only_what_is_shown_is_decoded_the_canvas_once(folder, monkeypatch):
+    predictor = VideoPredictor.open(folder, "kuka-canvasmar", "cpu")
+    given, decoded, decode = predictor.prepare(CLIP, context=1), [], predictor.vae.decode
+    assert predictor.reach is not None  # found out by decoding
+    monkeypatch.setattr(predictor.vae, "decode", lambda latents: decoded.append(len(latents)) or decode(latents))
+    glimpses = list(predictor.together([given, given], frames=4, seeds=[1, 2], sets=8))
+    assert [(glimpse.index, glimpse.done) for glimpse in glimpses] == [(0, False), (0, True), (2, False), (2, True)]
+    assert decoded == [2] * 4
+    assert torch.equal(glimpses[1].canvas, glimpses[0].frames)
+    assert not torch.equal(glimpses[3].canvas, glimpses[1].canvas)
+
+
 def test_a_model_without_a_canvas_has_none(folder):
     predictor = VideoPredictor.open(folder, "kuka-no-canvas", "cpu")
     assert [step.canvas for step in predictor.stream(CLIP, frames=3)] == [None, None, None]
