@@ -30,6 +30,7 @@ import numpy as np
 import psutil
 from jaxtyping import UInt8
 
+from components import workspace
 from components.errors import InputError
 
 EXPERIMENT: Final = "canvasmar"
@@ -54,7 +55,7 @@ class Figure(Protocol):
 
 def uri(root: Path) -> str:
     """Where runs are kept: MLFLOW_TRACKING_URI, or the SQLite file in the project's mlruns folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlruns/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.runs(root)}/mlflow.db"
 
 
 def prepare(uri: str, root: Path) -> str:
@@ -64,7 +65,7 @@ def prepare(uri: str, root: Path) -> str:
     decides. Runs of this machine whose process is gone are marked as killed. Raises InputError if it cannot be used.
     """
     file = Path(uri.removeprefix("sqlite:///")).resolve()
-    folder = file.parent if uri.startswith("sqlite:") else root.resolve() / "mlruns"
+    folder = file.parent if uri.startswith("sqlite:") else workspace.runs(root)
     # two processes that make the tables at once break each other
     alone = nullcontext() if _served(uri) else _locked(folder / ".prepare.lock")
     with _usable(uri), alone:

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from components import heap
+from components import heap, workspace
 
 VARIABLES = {
     "RAY_AUTH_MODE": "token",  # a cluster listens on all interfaces: nobody else on the machine may give it work
@@ -50,6 +50,6 @@ def variables(root: Path) -> dict[str, str]:
     return {
         **VARIABLES,
         **heap.VARIABLES,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{root.resolve() / 'mlruns' / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{workspace.runs(root)}/mlflow.db",
         "PYTHONPATH": str(root.resolve()),
     }

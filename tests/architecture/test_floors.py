@@ -12,7 +12,7 @@ ROOMS: Final = ("data", "autoencoders", "models", "sampling", "metrics", "traini
 TOOLS: Final = ("flow", "masking", "guidance", "nn", "space", "proposals", "text")
 GROUND: Final = (
     "errors", "heap", "notation", "config", "randomness", "checkpoint", "tracking", "registry", "ledger", "weights",
-    "lineage",
+    "lineage", "workspace",
 )  # fmt: skip
 # what the stages share; every other file of pipeline/ is a stage, which has a `main` and is imported by nobody
 SHARED: Final = (

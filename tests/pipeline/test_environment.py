@@ -42,6 +42,12 @@ def test_runs_are_kept_in_the_projects_own_folder(tmp_path: Path) -> None:
     assert found["PYTHONPATH"] == str(tmp_path)
 
 
+def test_runs_of_a_queued_experiment_outlive_the_copy_that_it_runs_in(tmp_path: Path) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "tmpx"
+    assert environment.variables(copy)["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert environment.variables(copy)["PYTHONPATH"] == str(copy)
+
+
 def test_nothing_is_told_to_anyone(tmp_path: Path) -> None:
     found = applied(tmp_path)
     assert found["RAY_USAGE_STATS_ENABLED"] == "0"
