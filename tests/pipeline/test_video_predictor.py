@@ -153,6 +153,17 @@ def test_of_a_batch_only_what_is_shown_is_decoded_the_canvas_once(folder, monkey
     assert not torch.equal(glimpses[3].canvas, glimpses[1].canvas)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_the_same_frames_again_alone_and_in_a_batch(folder):
+    predictor = VideoPredictor.open(folder, "kuka-canvasmar", "cuda")
+    given = predictor.prepare(CLIP, context=1)
+    first, again = (frames_of(list(predictor.stream(given, frames=4, seed=3))) for _ in range(2))
+    assert first.device.type == "cpu"
+    assert torch.equal(first, again)
+    done = [glimpse.frames for glimpse in predictor.together([given, given], frames=4, seeds=[8, 3]) if glimpse.done]
+    assert (torch.cat(done, dim=1)[1:].int() - first.int()).abs().max() <= 2  # another batch rounds sums otherwise
+
+
 def test_a_model_without_a_canvas_has_none(folder):
     predictor = VideoPredictor.open(folder, "kuka-no-canvas", "cpu")
     assert [step.canvas for step in predictor.stream(CLIP, frames=3)] == [None, None, None]
