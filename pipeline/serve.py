@@ -85,7 +85,7 @@ class RefusedError(Exception):
 class Waiting:
     """A request at a replica."""
 
-    frames: Any
+    frames: Any  # uint8 numpy, f c h w
     question: dict[str, int]
     answers: "asyncio.Queue[list[Piece] | Exception | None]" = field(default_factory=asyncio.Queue)
     gone: bool = False  # nobody waits for it any more

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -175,32 +176,33 @@ def test_a_batch_is_what_waits_when_there_is_room_and_two_take_turns(folder, mon
     from pipeline import serve
 
     replica, begun = serve.Replica(str(folder), "kuka-canvasmar", "cpu", 1), []
-    together = replica.predictor.together
-    monkeypatch.setattr(
-        replica.predictor, "together", lambda videos, **given: begun.append(given["seeds"]) or together(videos, **given)
-    )
-    frames, order = np.zeros((1, 32, 32, 3), dtype=np.uint8), []
+    predict, arrived = replica.predictor.together, threading.Event()
+
+    def together(videos, *, frames, seeds):
+        begun.append(seeds)
+        for glimpse in predict(videos, frames=frames, seeds=seeds):
+            yield glimpse
+            arrived.wait(60)
+
+    monkeypatch.setattr(replica.predictor, "together", together)
+    frames, order, clients = np.zeros((1, 32, 32, 3), dtype=np.uint8), [], []
 
     async def client(seed: int) -> None:
         async for (kind, index, _), *_ in replica.answer((frames, {"frames": 4, "seed": seed})):
             order.append((seed, kind, index))
-            if len(order) == 1:  # while the first one is predicted, the others arrive one by one
-                for later in range(1, 12):
-                    clients.append(asyncio.create_task(client(later)))
+            if len(order) == 1:  # while the first one is predicted, the others come
+                clients.extend(asyncio.create_task(client(later)) for later in range(1, 12))
+                while len(replica.waiting) < 11:
                     await asyncio.sleep(0.05)
-
-    clients: list[asyncio.Task[None]] = []
+                arrived.set()
 
     async def main() -> None:
         await client(0)
         await asyncio.gather(*clients)
 
     asyncio.run(main())
-    assert begun[0] == [0]
-    assert sorted(seed for batch in begun for seed in batch) == list(range(12))
-    assert len(begun) <= 4  # and not twelve
-    second = begun[1][0]
-    assert order.index((second, "canvas", 0)) < order.index((0, "frame", 2))
+    assert begun == [[0], list(range(1, 9)), [9, 10, 11]]
+    assert order.index((1, "canvas", 0)) < order.index((0, "frame", 2))
 
 
 def test_requests_whose_replicas_are_killed_one_after_the_other_have_all_their_frames(served):
