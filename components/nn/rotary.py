@@ -13,8 +13,9 @@ SMALLEST = 8  # numbers of a head that time, rows and columns can share
 
 def grid(first: int, frames: int, height: int, width: int, device: torch.device) -> Float[Tensor, "t n 3"]:
     """Frame, row and column of every token of frames number `first`, `first` + 1, ..., row by row."""
-    axes = (torch.arange(first, first + frames), torch.arange(height), torch.arange(width))
-    return torch.cartesian_prod(*axes).float().to(device).unflatten(0, (frames, height * width))
+    spans = ((first, first + frames), (0, height), (0, width))
+    axes = (torch.arange(*span, device=device) for span in spans)  # made there: a copy would keep the GPU waiting
+    return torch.cartesian_prod(*axes).float().unflatten(0, (frames, height * width))
 
 
 def angles(position: Float[Tensor, "*s 3"], dimension: int) -> Float[Tensor, "*s o"]:
