@@ -16,6 +16,7 @@ from components.guidance import Schedule
 from components.masking import Rule
 from components.randomness import Stream
 from components.sampling.interface import Condition, FramePredictor, Memory, Proposal
+from components.sampling.replay import replayed
 
 
 class SamplerConfig(Config):
@@ -98,6 +99,31 @@ class Draft:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class NextSet:
+    """How one set of tokens is made from the known ones: by so much of each condition, by this integration."""
+
+    weights: tuple[float, ...]
+    flow_steps: int
+    solver: Solver
+
+    def __call__(
+        self,
+        model: FramePredictor,
+        known: Float[Tensor, "r v p"],
+        order: Int[Tensor, "r n"],
+        conditions: tuple[Any, ...],
+        noise: Float[Tensor, "r k p"],
+    ) -> Float[Tensor, "r k p"]:
+        """The tokens that this noise becomes, which follow the known ones in this order."""
+        embeddings = model.embed(known, order, conditions, noise.shape[1])
+
+        def field(point: Tensor, time: float) -> Tensor:
+            return guidance.combine(model.velocity(point, time, embeddings), self.weights)
+
+        return flow.integrate(field, noise, self.flow_steps, self.solver)
+
+
 def sample_frames(
     model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig, heat: float = 1.0
 ) -> tuple[Frame, ...]:
@@ -116,8 +142,9 @@ def sample_sets(
     """The same frames before their first set, and after each.
 
     Only the conditions that guidance gives weight to are computed, together in one batch; the head works on the chosen
-    tokens only, and on the projection of their embedding that does not change with the flow time. Raises InputError for
-    guidance of a model that was trained without dropping conditions.
+    tokens only, and on the projection of their embedding that does not change with the flow time. On a GPU a set that
+    is made like one before is replayed. Raises InputError for guidance of a model that was trained without dropping
+    conditions.
     """
     proposal = model.propose(
         memory, stream.fork("proposal"), frame_noise=config.frame_noise, canvas_noise=config.canvas_noise
@@ -131,17 +158,8 @@ def sample_sets(
     for size in sizes:
         known = draft.known.shape[1]
         weights, conditions = _weighted(proposal.conditions, config, (known + size) / model.tokens, model.guidable)
-        embeddings = model.embed(draft.known, order, conditions, size)
-
-        def field(
-            point: Tensor,
-            time: float,
-            embeddings: tuple[Any, ...] = embeddings,
-            weights: tuple[float, ...] = weights,
-        ) -> Tensor:
-            return guidance.combine(model.velocity(point, time, embeddings), weights)
-
-        chosen = flow.integrate(field, noise[:, known : known + size], config.flow_steps, config.solver)
+        step = NextSet(weights, config.flow_steps, config.solver)
+        chosen = replayed(step, model, draft.known, order, conditions, noise[:, known : known + size])
         draft = replace(draft, known=torch.cat([draft.known, chosen], dim=1))
         yield draft
 

@@ -32,7 +32,7 @@ def samplers() -> tuple[SamplerConfig, SamplerConfig]:
 
 
 def test_the_sampling_table_has_a_full_row_for_every_case_with_the_operations_of_the_closed_form(run):
-    several = sampling.cases(tiny_config(), *samplers(), 2, (2, 4, 32))
+    several = sampling.cases(tiny_config(), *samplers(), 2, (2, 4, 32), gpu=False)
     lines = sampling.rows(several, 2, run, RATE)
     assert [line["case"] for line in lines] == [
         "random order, no canvas", "Temporal ViT recomputed", "canvas", "canvas", "no canvas", "guided", "heun",
@@ -53,7 +53,7 @@ def test_the_sampling_table_has_a_full_row_for_every_case_with_the_operations_of
 
 
 def test_sets_that_a_frame_cannot_have_are_left_out():
-    several = sampling.cases(tiny_config(), *samplers(), 1, (2, 64))
+    several = sampling.cases(tiny_config(), *samplers(), 1, (2, 64), gpu=False)
     assert [case.sampler.sets for case in several if case.name == "canvas"] == [2]
     assert several[0].sampler.sets == 16
 
