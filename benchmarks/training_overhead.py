@@ -94,7 +94,7 @@ def tensors(config: CanvasMARConfig, recipe: RecipeConfig, folder: Path) -> Batc
 
     alone = workers.Worker(0, 1, cluster.device(), nn.Identity(), None)
     (phase,) = recipe.parts()
-    _, data = train.make(config, phase, train.Source(folder, None), None, alone)
+    _, data = train.make(config, phase, train.Source(folder, None), None, None, alone)
     return [(samples, latents.to(alone.device)) for samples, latents in data.batches(0)]
 
 

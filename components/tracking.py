@@ -150,14 +150,14 @@ class Run:
         with self._lock:
             self._pending += rows
 
-    def artifact(self, path: Path, folder: str = "") -> None:
-        """A file or a folder, copied into the run's artifacts, below `folder` if one is named."""
+    def artifact(self, path: Path, folder: str = "") -> bool:
+        """A file or a folder, copied into the run's artifacts, below `folder` if one is named; False if it was not."""
         send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        self._attempt("artifacts", lambda: send(self.id, str(path), folder or None))
+        return self._attempt("artifacts", lambda: send(self.id, str(path), folder or None))
 
-    def image(self, picture: UInt8[np.ndarray, "h w 3"], key: str, step: int) -> None:
-        """A picture of a step, which the UI shows with a slider."""
-        self._attempt("images", lambda: self._client.log_image(self.id, picture, key=key, step=step))
+    def image(self, picture: UInt8[np.ndarray, "h w 3"], key: str, step: int) -> bool:
+        """A picture of a step, which the UI shows with a slider; False if it did not get there."""
+        return self._attempt("images", lambda: self._client.log_image(self.id, picture, key=key, step=step))
 
     def figure(self, figure: Figure, path: str) -> None:
         """A matplotlib figure, drawn into the run's artifacts at `path`, such as `figures/loss.png`."""

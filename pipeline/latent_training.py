@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components import checkpoint
 from components.data.conditions import Conditions
@@ -17,6 +17,7 @@ from components.models.kinds import ModelConfig
 from components.randomness import Stream, derive
 from components.training.loop import Data, Training
 from components.training.optimizer import Phase, RecipeConfig
+from pipeline.previews import SHOWN, Album, Painter
 from pipeline.workers import Worker
 
 
@@ -68,9 +69,9 @@ class Split:
 
 
 def make(
-    config: ModelConfig, phase: Phase, source: Source, start: Start | None, worker: Worker
+    config: ModelConfig, phase: Phase, source: Source, start: Start | None, album: Album | None, worker: Worker
 ) -> tuple[Training, Data]:
-    """One worker's part of a phase."""
+    """One worker's part of a phase; the first fills the album, unless the weights are spread over several."""
     recipe = phase.recipe
     torch.manual_seed(derive(recipe.seed, "model"))
     model = config.build()
@@ -94,7 +95,15 @@ def make(
     chosen = range(min(recipe.validation_clips, len(held.latents)))
     parts = [tuple(chosen[start : start + recipe.batch]) for start in chosen[:: recipe.batch]]
     validation = [(ids, held.batch(held.read(ids), Stream.of(recipe.seed, ids).fork("held"))) for ids in parts]
-    return Training(model, worker.parallel, recipe), Data(batches, validation)
+    whole = worker.world == 1 or recipe.parallel != "fsdp"
+    if album is None or not chosen or worker.rank or not whole:
+        return Training(model, worker.parallel, recipe), Data(batches, validation)
+    painter = Painter(album, held.latents, held.read(range(min(SHOWN, len(held.latents))))[1], worker.device)
+
+    def look(averaged: nn.Module, step: int) -> None:
+        painter.paint(averaged, phase.frames, step)
+
+    return Training(model, worker.parallel, recipe), Data(batches, validation, look)
 
 
 def model_of(config: ModelConfig, phase: Phase) -> ModelConfig:

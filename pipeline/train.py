@@ -8,6 +8,7 @@ from components import checkpoint
 from components.config import Config, fingerprint, plain
 from components.data.conditions import Conditions
 from components.data.latents import Latents
+from components.errors import InputError
 from components.models.kinds import ModelConfig
 from components.models.trained import Trained
 from components.tracking import Run, provenance
@@ -16,6 +17,9 @@ from components.training.optimizer import Phase, RecipeConfig
 from pipeline import cluster, conditioning, fitting, stage
 from pipeline.fitting import FitJob, Fitted
 from pipeline.latent_training import Source, Start, check, make, model_of
+from pipeline.previews import Album
+
+STATE = Path(".state") / "previews"  # pictures on their way from the first worker to the run
 
 
 class Params(Config):
@@ -25,13 +29,13 @@ class Params(Config):
     recipe: RecipeConfig
 
 
-def job_of(params: Params, phase: Phase, source: Source, start: Start | None) -> FitJob:
+def job_of(params: Params, phase: Phase, source: Source, start: Start | None, album: Album | None = None) -> FitJob:
     """The training of a phase, given the weights that it begins with."""
     train, model = source.open("train"), model_of(params.model, phase)
     chosen = {"model": plain(model), "recipe": phase.recipe.lasting(), "frames": phase.frames}
     return FitJob(
         label=f"train the video model {phase.name}".strip(),
-        make=functools.partial(make, model, phase, source, start),
+        make=functools.partial(make, model, phase, source, start, album),
         recipe=phase.recipe,
         facts={
             "params": fingerprint(chosen),
@@ -44,34 +48,44 @@ def job_of(params: Params, phase: Phase, source: Source, start: Start | None) ->
     )
 
 
-def train_in_phases(params: Params, source: Source, log: Run) -> tuple[list[FitJob], Fitted]:
-    """Trains phase after phase; the trainings, and the last one's weights with the history of all."""
-    given = params.recipe.start
+def train_in_phases(params: Params, source: Source, autoencoder: Path, log: Run) -> tuple[list[FitJob], Fitted]:
+    """Trains phase after phase; the trainings, and the last one's weights with the history of all.
+
+    Losses, and what the model makes of a few validation clips, go into the run as they come.
+    """
+    given, pictures = params.recipe.start, STATE.resolve() / fingerprint(plain(params))
     start = None if given is None else Start(Path(given.folder).resolve() / checkpoint.WEIGHTS, given.new)
     jobs: list[FitJob] = []
     history: list[dict[str, float]] = []
     for phase in params.recipe.parts():
-        job = job_of(params, phase, source, start)
-        before = sum(job.recipe.steps for job in jobs)
+        album = Album(pictures, autoencoder, sum(job.recipe.steps for job in jobs))
+        job = job_of(params, phase, source, start, album)
 
-        def shifted(values: Mapping[str, float], step: int, before: int = before) -> None:
-            log.metrics(values, before + step)
+        def told(values: Mapping[str, float], step: int, album: Album = album) -> None:
+            log.metrics(values, album.before + step)
+            album.log(step, log)
 
-        fitted = fitting.fit(job, shifted)
-        history += [{**row, "step": before + row["step"]} for row in fitted.history]
+        fitted = fitting.fit(job, told)
+        history += [{**row, "step": album.before + row["step"]} for row in fitted.history]
         jobs.append(job)
         start = Start(fitted.weights, ())
+    album.close(log)
     return jobs, Fitted(fitted.weights, history)
 
 
-def main(params: Params, *, latents: Path, out: Path, log: Run) -> dict[str, float]:
+def main(params: Params, *, latents: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
     """Averaged weights, what they are and what they were trained on, and the loss curves."""
     train = Latents.open(latents, "train", None)
     check(params.model, params.recipe, train, latents)
+    if (identity := checkpoint.identity(autoencoder)) != train.key.autoencoder:
+        raise InputError(
+            f"{latents} holds latents of the VAE {train.key.autoencoder}, but {autoencoder} holds {identity}; "
+            "run `dvc repro` to make the latents again"
+        )
     log.dataset(latents.name, str(latents), train.hash, "training")
     source = Source(latents.resolve(), conditioning.prepare(params.model, latents, cluster.device()))
     with cluster.connect(Path.cwd()):
-        jobs, fitted = train_in_phases(params, source, log)
+        jobs, fitted = train_in_phases(params, source, autoencoder.resolve(), log)
     weights = checkpoint.read_weights(fitted.weights)
     checkpoint.save_weights(out / checkpoint.WEIGHTS, weights)
     trained = Trained(

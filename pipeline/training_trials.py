@@ -58,7 +58,7 @@ def trial(number: int, setting: Mapping[str, Any], shared: Training) -> Iterator
         (phase,) = chosen.recipe.parts()
         start = chosen.recipe.start
         begun = None if start is None else Start(Path(start.folder).resolve() / checkpoint.WEIGHTS, start.new)
-        training, data = latent_training.make(chosen.model, phase, shared.source, begun, worker)
+        training, data = latent_training.make(chosen.model, phase, shared.source, begun, None, worker)
         for progress in loop.fit(training, data):
             losses = {name: value for name, value in progress.metrics.items() if name.startswith("validation_")}
             if losses:

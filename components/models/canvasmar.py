@@ -133,6 +133,11 @@ class CanvasMAR(nn.Module):
         return self.config.latent[0]
 
     @property
+    def most_sets(self) -> int:
+        """A set for each token."""
+        return self.tokens
+
+    @property
     def guidable(self) -> bool:
         """Whether conditions were dropped in training, so that the poorer ones mean something."""
         return self.config.drop > 0

@@ -140,7 +140,7 @@ class Given:
     def __init__(self, model: MaskedDecoder, condition: Float[Tensor, "b l i"]) -> None:
         self.model, self.condition = model, condition
         self.group, self.tokens, self.numbers = model.group, model.tokens, model.numbers
-        self.guidable = model.guidable
+        self.most_sets, self.guidable = model.most_sets, model.guidable
 
     def remember(
         self, frames: Float[Tensor, "b t c h w"], memory: tuple[Memory, Memory] | None

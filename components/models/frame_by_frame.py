@@ -58,6 +58,11 @@ class FrameByFrame(nn.Module):
         return self.config.latent[0]
 
     @property
+    def most_sets(self) -> int:
+        """A set for each token."""
+        return self.tokens
+
+    @property
     def guidable(self) -> bool:
         """Where there is a poorer condition at all, training has seen it: the first frame of every clip."""
         return True

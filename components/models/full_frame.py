@@ -107,6 +107,11 @@ class FullFrame(FrameByFrame):
         """Frames that are predicted together."""
         return self.config.group
 
+    @property
+    def most_sets(self) -> int:
+        """All tokens are denoised at once."""
+        return 1
+
     def draw(self, latents: Float[Tensor, "b t c h w"], stream: Stream) -> Draws:
         """Noise and its level for every frame."""
         frames = require_frames(latents)

@@ -56,6 +56,11 @@ class FramePredictor(Protocol[Memory]):
         ...
 
     @property
+    def most_sets(self) -> int:
+        """In how many sets a frame can be made."""
+        ...
+
+    @property
     def guidable(self) -> bool:
         """Whether it was trained with conditions missing, without which guidance has nothing to go by."""
         ...

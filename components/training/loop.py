@@ -36,14 +36,19 @@ class Trainable(Protocol):
         ...
 
 
+def _unseen(model: Any, step: int) -> None:
+    """Nobody looks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Where batches come from: numbers of samples in, tensors out."""
+    """Where batches come from: numbers of samples in, tensors out; and who looks at what comes of them."""
 
     batches: Callable[
         [int], Iterator[tuple[tuple[int, ...], Batch]]
     ]  # from a step on: this worker's sample ids and batch
     validation: Sequence[tuple[tuple[int, ...], Batch]]
+    look: Callable[[Any, int], None] = _unseen  # is shown the averaged model and the step, after each validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +230,7 @@ def fit(training: Training, data: Data, stopping: Callable[[], bool] = lambda: F
         if last or step % config.validate_every == 0:
             with clock.paused():
                 metrics |= training.validate(data)
+                data.look(training.averaged.module, step)
                 model.train()
         yield Progress(step, metrics, training.state if due else None)
         if stopped:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import yaml
-from first_party import PACKAGES, Tree
+from first_party import PACKAGES, Tree, needs
 
 ROW: Final = "row"  # chooses the parameters; every command line has it whose stage takes rows of a table
 LOG: Final = "log"  # the run in MLflow, which the stage hands to main
@@ -142,8 +142,7 @@ def is_code(dep: str) -> bool:
 
 
 def _lies_of_code(tree: Tree, stage: Stage) -> Iterator[str]:
-    closure = tree.closure(stage.source)
-    needed = closure | tree.companions(closure)
+    needed = needs(tree, stage.source)
     packages = {f"{parent}/__init__.py" for name in needed for parent in PurePosixPath(name).parents}
     named: set[str] = set()
     for dep in filter(is_code, stage.deps):

@@ -14,6 +14,8 @@ from typing import Final, Literal
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("components", "pipeline", "benchmarks")
 EVERYTHING: Final = (*PACKAGES, "tests")
+# what a stage shows while it works: nothing that it leaves depends on it, so a change of it makes nothing stale
+SHOWN: Final = frozenset({"pipeline/previews.py"})
 
 # when an import happens: while the file is imported, later or only if it can, or never (types only)
 Moment = Literal["import", "later", "typing"]
@@ -85,13 +87,15 @@ class Tree:
             if target is not None and imported.moment in moments:
                 yield target
 
-    def closure(self, path: str, moments: frozenset[Moment] = RUNNING) -> frozenset[str]:
-        """A file and all that it imports, however far down, without `__init__.py`."""
+    def closure(
+        self, path: str, moments: frozenset[Moment] = RUNNING, without: frozenset[str] = frozenset()
+    ) -> frozenset[str]:
+        """A file and all that it imports, however far down, without `__init__.py` and what only `without` imports."""
         seen: set[str] = set()
         ahead = [path]
         while ahead:
             here = ahead.pop()
-            if here not in seen:
+            if here not in seen | without:
                 seen.add(here)
                 ahead.extend(self.targets(here, moments))
         return frozenset(name for name in seen if not self.sources[name].marker)
@@ -129,10 +133,15 @@ def plant(root: Path, files: Mapping[str, str]) -> Tree:
     return Tree.read(root)
 
 
+def needs(tree: Tree, path: str) -> frozenset[str]:
+    """The files of this tree that what a stage leaves depends on."""
+    closure = tree.closure(path, without=SHOWN)
+    return closure | tree.companions(closure)
+
+
 def code_deps(tree: Tree, path: str) -> list[str]:
     """What a stage's deps say of code: folders where all of a folder is imported, else files; sorted."""
-    closure = tree.closure(path)
-    wanted = closure | tree.companions(closure)
+    wanted = needs(tree, path)
     deps = set(wanted)
     folders = {str(parent) for name in wanted for parent in PurePosixPath(name).parents} - {".", *PACKAGES}
     for folder in sorted(folders, key=len, reverse=True):

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 import yaml
 from dvc_file import is_code, lies, read_stages
-from first_party import ROOT, code_deps, plant, project
+from first_party import ROOT, SHOWN, code_deps, needs, plant, project
 
 
 def test_dvc_yaml_tells_the_truth() -> None:
@@ -157,6 +157,13 @@ def test_a_lie_is_found(tmp_path: Path, entry: Mapping[str, Any], words: str) ->
 def test_a_command_that_is_no_stage_is_found(tmp_path: Path, command: str) -> None:
     with pytest.raises(AssertionError, match=r"train: the command must be `python -m pipeline\.<module>"):
         judge(tmp_path, RIGHT | {"cmd": command})
+
+
+def test_what_a_stage_only_shows_makes_it_never_stale(tmp_path: Path) -> None:
+    (shown,) = SHOWN
+    code = {"pipeline/watched.py": f"import {shown[:-3].replace('/', '.')}", shown: "from components import flow"}
+    tree = plant(tmp_path, code | {"components/flow.py": ""})
+    assert needs(tree, "pipeline/watched.py") == {"pipeline/watched.py"}
 
 
 def test_a_template_beside_the_code_is_part_of_the_code(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ SHARED: Final = (
     "stage", "cluster", "workers", "trials", "hands", "sampler_trials", "training_trials", "latent_training",
     "environment", "progress", "cost", "predictor", "predictions", "video_predictor", "features", "fitting",
     "encoding", "origins", "served", "jobs", "preflight", "homecoming", "conditioning",
-    "one_thread",
+    "one_thread", "previews",
 )  # fmt: skip
 NEVER_NAMES: Final = frozenset({"utils", "common", "misc", "helpers", "base", "core", "manager", "engine"})
 

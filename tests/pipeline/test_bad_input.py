@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import preprocess, simulate, stage, train
 from tests.pipeline.conftest import ROOT, tiny
+from tests.pipeline.untrained import write_latents
 
 CASES = [
     ("models.canvas.widht", 1, "train", "unknown key model.widht"),
@@ -26,7 +27,7 @@ CASES = [
     ("sampler", {}, "train", "unknown table sampler"),
 ]
 STAGES = {
-    "train": (train.main, "experiments", ["--row", "kuka-canvasmar", "--latents", "there"]),
+    "train": (train.main, "experiments", ["--row", "kuka-canvasmar", "--latents", "there", "--autoencoder", "vae"]),
     "simulate": (simulate.main, "simulations", ["--row", "kuka"]),
     "preprocess": (preprocess.main, "datasets", ["--row", "kuka"]),
 }
@@ -40,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     params["datasets"]["kuka"] |= {"path": "videos", "split": {"kind": "hash", "val": 0.0, "test": 0.0}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    for name in ("empty", "there", "videos"):
+    for name in ("empty", "there", "vae", "videos"):
         (tmp_path / name).mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "before").touch()
@@ -80,7 +81,7 @@ def test_a_mistake_in_params_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if name == "train" and path.startswith(("models.canvas.drop", "recipes.model.workers")) and value != "much":
-        write_latents(here / "there")
+        write_latents(here / "there", here / "vae", clips=4, frames=9)
     edit(here, path, value)
     status, told = attempt(name, monkeypatch, capsys)
     assert status == 2
@@ -89,16 +90,6 @@ def test_a_mistake_in_params_is_one_sentence(
     assert words in sentences[0]
     assert "Traceback" not in "\n".join(told)
     assert (here / "out" / "before").exists()
-
-
-def write_latents(folder: Path) -> None:
-    import torch
-
-    from components.data import latents
-
-    torch.manual_seed(0)
-    reports = [latents.write_shard(folder, split, 0, torch.randn(4, 9, 8, 4, 4)) for split in ("train", "val")]
-    latents.finish(folder, reports, latents.LatentKey(autoencoder="a", clips="b", settings={}))
 
 
 def test_bad_videos_are_reported_and_the_rest_goes_on(here, edit, monkeypatch, capsys):

@@ -16,12 +16,11 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 import yaml
 from mlflow import MlflowClient
 
-from components.data import latents
 from tests.pipeline.conftest import environment, free_port, run
+from tests.pipeline.untrained import write_latents
 
 pytestmark = pytest.mark.slow
 ROWS = ("kuka-canvasmar", "kuka-no-canvas")
@@ -112,10 +111,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def short(project: Path, edit: Callable[[Path, str, Any], None]) -> Path:
     """A project of three stages: videos, clips, and a training on moments that lie there."""
-    torch.manual_seed(0)
-    place = project / "data" / "latents" / "kuka-vae"
-    reports = [latents.write_shard(place, split, 0, torch.randn(16, 9, 8, 4, 4)) for split in ("train", "val")]
-    latents.finish(place, reports, latents.LatentKey(autoencoder="a", clips="b", settings={}))
+    data = project / "data"
+    write_latents(data / "latents" / "kuka-vae", data / "autoencoders" / "kuka-vae", frames=9)
     content = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
     content["stages"] = {name: content["stages"][name] for name in ("simulate", "preprocess", "train")}
     (project / "dvc.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -186,7 +183,8 @@ def test_a_training_waits_for_nodes_that_are_gone_and_grows_with_those_that_come
         if node.is_running():
             end(node)
     cluster.start("c", "--address", f"127.0.0.1:{cluster.port}", "--num-cpus", "1")
-    words = ("-m", "pipeline.train", "--row", ROWS[0], "--latents", "data/latents/kuka-vae", "--out", "trained")
+    words = ("-m", "pipeline.train", "--row", ROWS[0], "--latents", "data/latents/kuka-vae", "--autoencoder",
+             "data/autoencoders/kuka-vae", "--out", "trained")  # fmt: skip
     said = short / "said.txt"
     with said.open("w") as log:
         training = subprocess.Popen(

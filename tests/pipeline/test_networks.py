@@ -12,16 +12,16 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-import torch
 
-from components.data import clips, latents
+from components.data import clips
 from tests.pipeline.conftest import free_port, run
 from tests.pipeline.test_clusters import Cluster, end, runs, wait_for
+from tests.pipeline.untrained import write_latents
 
 pytestmark = pytest.mark.slow
 HOSTS = {"left": "10.213.7.1", "right": "10.213.7.2"}
 PORT = 6399
-TRAIN = ("-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents")
+TRAIN = ("-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents", "--autoencoder", "vae")
 
 
 @dataclass
@@ -102,9 +102,7 @@ def losses(folder: Path, out: str) -> pd.Series:
 def test_workers_on_two_machines_follow_the_losses_of_one(machines, project, edit):
     machines.start("left", "--head", "--port", str(PORT), "--num-cpus", "1", "--include-dashboard", "false")
     machines.start("right", "--address", f"{HOSTS['left']}:{PORT}", "--num-cpus", "1")
-    torch.manual_seed(0)
-    reports = [latents.write_shard(project / "latents", s, 0, torch.randn(16, 5, 8, 4, 4)) for s in ("train", "val")]
-    latents.finish(project / "latents", reports, latents.LatentKey(autoencoder="a", clips="b", settings={}))
+    write_latents(project / "latents", project / "vae")
     for key, value in {"steps": 20, "batch": 4, "log_every": 1, "precision": "float32"}.items():
         edit(project, f"recipes.model.{key}", value)
     run(project, sys.executable, *TRAIN, "--out", "one")

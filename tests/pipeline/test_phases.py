@@ -11,23 +11,21 @@ from torch import nn
 
 from components import checkpoint
 from components.config import parse, read_yaml
-from components.data import latents
-from components.data.latents import LatentKey, Latents
+from components.data.latents import Latents
 from components.errors import InputError
 from components.training.optimizer import RecipeConfig
 from pipeline import train
 from pipeline.train import Params, Source, Start
 from pipeline.workers import Worker
 from tests.pipeline.conftest import ROOT, run, tiny
+from tests.pipeline.untrained import write_latents
 
 PHASE = {"steps": 4, "batch": None, "learning_rate": None, "frames": None, "frame_noise": None, "canvas_noise": None}
 ALONE = Worker(0, 1, torch.device("cpu"), nn.Identity(), None)
 
 
-def write_latents(folder: Path) -> Path:
-    torch.manual_seed(0)
-    reports = [latents.write_shard(folder, split, 0, torch.randn(8, 5, 8, 4, 4)) for split in ("train", "val")]
-    latents.finish(folder, reports, LatentKey(autoencoder="a", clips="b", settings={}))
+def moments(folder: Path) -> Path:
+    write_latents(folder, folder.parent / "vae", clips=8)
     return folder
 
 
@@ -38,11 +36,11 @@ def params(row: str = "canvas", **recipe: Any) -> Params:
 
 
 def test_a_phase_trains_on_the_first_frames_of_each_clip_and_the_next_one_on_all(tmp_path: Path) -> None:
-    folder = write_latents(tmp_path / "latents")
+    folder = moments(tmp_path / "latents")
     chosen = params(phases=[PHASE | {"frames": 3, "batch": 4}, PHASE])
     shapes = []
     for phase in chosen.recipe.parts():
-        _, data = train.make(chosen.model, phase, Source(folder, None), None, ALONE)
+        _, data = train.make(chosen.model, phase, Source(folder, None), None, None, ALONE)
         steps = data.batches(0)
         shapes.append(tuple(next(steps)[1].shape))
         steps.close()
@@ -64,27 +62,27 @@ def test_noise_for_a_model_without_a_canvas_is_refused() -> None:
 
 @pytest.mark.parametrize("frames", [1, 6])
 def test_frames_that_clips_do_not_have_are_refused(tmp_path: Path, frames: int) -> None:
-    folder = write_latents(tmp_path / "latents")
+    folder = moments(tmp_path / "latents")
     chosen = params(phases=[PHASE, PHASE | {"frames": frames}])
     with pytest.raises(InputError, match=rf"phase 2 of 2 takes {frames} latent frames, but .* has 5 a clip"):
         train.check(chosen.model, chosen.recipe, Latents.open(folder, "train", None), folder)
 
 
 def test_a_training_begins_with_the_weights_that_it_is_given(tmp_path: Path) -> None:
-    folder, chosen = write_latents(tmp_path / "latents"), params()
+    folder, chosen = moments(tmp_path / "latents"), params()
     (phase,) = chosen.recipe.parts()
     torch.manual_seed(5)
     given = chosen.model.build().state_dict()
     checkpoint.save_weights(tmp_path / "given.safetensors", given)
     training, _ = train.make(
-        chosen.model, phase, Source(folder, None), Start(tmp_path / "given.safetensors", ()), ALONE
+        chosen.model, phase, Source(folder, None), Start(tmp_path / "given.safetensors", ()), None, ALONE
     )
     assert all(torch.equal(value, given[name]) for name, value in training.model.state_dict().items())
     assert all(torch.equal(value, given[name]) for name, value in training.weights().items())
 
 
 def test_other_weights_to_begin_with_are_another_training(tmp_path: Path) -> None:
-    folder, chosen = write_latents(tmp_path / "latents"), params()
+    folder, chosen = moments(tmp_path / "latents"), params()
     (phase,) = chosen.recipe.parts()
     names = {train.job_of(chosen, phase, Source(folder, None), None).name}
     for seed in (1, 2):
@@ -115,7 +113,7 @@ def test_a_vae_has_no_phases() -> None:
 
 @pytest.mark.slow
 def test_at_a_rate_of_zero_phases_hand_the_given_weights_on_to_the_end(project: Path, edit: Any) -> None:
-    write_latents(project / "latents")
+    moments(project / "latents")
     tables = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     chosen = parse(Params, {"model": tables["models"]["canvas"], "recipe": tables["recipes"]["model"]}, where="here")
     given = chosen.model.build().state_dict()
@@ -127,7 +125,8 @@ def test_at_a_rate_of_zero_phases_hand_the_given_weights_on_to_the_end(project: 
         "phases": [PHASE | {"frames": 3}, PHASE],
     }.items():
         edit(project, f"recipes.model.{key}", value)
-    words = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents", "--out", "out")
+    words = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents",
+             "--autoencoder", "vae", "--out", "out")  # fmt: skip
     said = run(project, *words).stdout
     assert "train the video model phase 1 of 2: 4/4 steps" in said
     assert "train the video model phase 2 of 2: 4/4 steps" in said

@@ -23,9 +23,21 @@ from safetensors.torch import load_file
 from components.data import latents, shards
 from components.data.loading import sample_ids
 from tests.pipeline.conftest import build, environment, free_port, run, set_value
+from tests.pipeline.untrained import write_latents
 
 pytestmark = pytest.mark.slow
-TRAIN = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents", "--out")
+TRAIN = (
+    "python",
+    "-m",
+    "pipeline.train",
+    "--row",
+    "kuka-canvasmar",
+    "--latents",
+    "latents",
+    "--autoencoder",
+    "vae",
+    "--out",
+)
 
 
 @pytest.fixture
@@ -43,10 +55,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_moments(project: Path) -> Path:
-    torch.manual_seed(0)
-    reports = [latents.write_shard(project / "latents", s, 0, torch.randn(16, 5, 8, 4, 4)) for s in ("train", "val")]
-    latents.finish(project / "latents", reports, latents.LatentKey(autoencoder="a", clips="b", settings={}))
-    for key, value in {"steps": 60, "batch": 4, "checkpoint_every": 20, "log_every": 1, "precision": "float32"}.items():
+    write_latents(project / "latents", project / "vae")
+    changes = {"steps": 60, "batch": 4, "log_every": 1, "validate_every": 20, "precision": "float32"}
+    for key, value in (changes | {"checkpoint_every": 20}).items():
         set_value(project, f"recipes.model.{key}", value)
     return project
 
@@ -180,6 +191,7 @@ class Server:
 
 def test_a_server_of_runs_that_goes_away_for_a_while_misses_nothing_in_the_end(trainable, edit, tmp_path):
     edit(trainable, "recipes.model.steps", 600)
+    edit(trainable, "recipes.model.validate_every", 50)
     server = Server(tmp_path)
     server.start()
     training = subprocess.Popen(
@@ -203,6 +215,8 @@ def test_a_server_of_runs_that_goes_away_for_a_while_misses_nothing_in_the_end(t
         logged = {metric.step: metric.value for metric in client.get_metric_history(one.info.run_id, "loss")}
         losses = history(trainable / "out").set_index("step")["loss"].dropna()
         assert logged == pytest.approx(losses.to_dict(), rel=1e-4)
+        films = client.list_artifacts(one.info.run_id, "validation")
+        assert [Path(film.path).stem for film in films] == [f"step-{step:07d}" for step in range(50, 601, 50)]
         assert {"model", "provenance"} <= {artifact.path for artifact in client.list_artifacts(one.info.run_id)}
     finally:
         training.kill()

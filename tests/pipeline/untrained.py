@@ -8,7 +8,7 @@ import yaml
 
 from components import checkpoint, config
 from components.autoencoders.causal import CausalVAEConfig
-from components.data import video
+from components.data import latents, video
 from components.models.canvasmar import CanvasMARConfig
 from components.models.trained import Trained
 from tests.pipeline.conftest import ROOT, tiny
@@ -45,6 +45,17 @@ def build(folder: Path, *, group: int = 1, vae_changes: dict | None = None) -> P
     for name in ("one", "two"):
         video.write(folder / "videos" / f"{name}.mp4", ramp.expand(20, 3, 40, 48).to(torch.uint8), 8)
     return folder
+
+
+def write_latents(folder: Path, autoencoder: Path, clips: int = 16, frames: int = 5) -> None:
+    """Moments of noise, and the VAE with random weights that they are said to be of."""
+    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    vae = config.parse(CausalVAEConfig, params["autoencoders"]["kuka-vae"], where="vae")
+    save(autoencoder, vae.build(), vae)
+    torch.manual_seed(0)
+    reports = [latents.write_shard(folder, split, 0, torch.randn(clips, frames, 8, 4, 4)) for split in ("train", "val")]
+    key = latents.LatentKey(autoencoder=checkpoint.identity(autoencoder), clips="b", settings={})
+    latents.finish(folder, reports, key)
 
 
 def save(folder: Path, module: torch.nn.Module, description: config.Config) -> None:
