@@ -96,5 +96,5 @@ def _score(
 
 def set_index(order: Int[Tensor, "b n"], sizes: tuple[int, ...]) -> Int[Tensor, "b n"]:
     """For each token of the grid the step at which it was generated: the order as a picture."""
-    steps = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(order.device)
+    steps = torch.cat([order.new_full((size,), step) for step, size in enumerate(sizes)])
     return torch.zeros_like(order).scatter(1, order, steps.expand_as(order))
