@@ -20,6 +20,7 @@ from components.data import video as videos
 from components.data.latents import restore
 from components.errors import InputError
 from components.models.trained import Trained
+from components.nn.precision import exactly
 from components.randomness import Stream
 from components.reporting import results
 from components.sampling.frame import Draft, SamplerConfig
@@ -266,7 +267,8 @@ class VideoPredictor(Predictor):
     def reach(self) -> int | None:
         """How many older latent frames are decoded with the newest one; None where it takes all."""
         if not self._probed:
-            self._reach, self._probed = probe(self.vae, self.trained.model.latent, self.device), True
+            with exactly():  # TF32 rounds more than a frame beyond reach would change
+                self._reach, self._probed = probe(self.vae, self.trained.model.latent, self.device), True
         return self._reach
 
 

@@ -1,7 +1,6 @@
 """I3D of Kinetics-400 (Carreira and Zisserman 2017): 400 logits of a clip, the features of FVD."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.errors import InputError
+from components.nn.precision import exactly
 
 SIDE: Final = 224  # pixels, height and width that the network was trained at
 SHORTEST: Final = 9  # frames; with fewer nothing is left for the last pool
@@ -139,20 +139,8 @@ def stream(network: I3D, clips: Shaped[Tensor, "b f c h w"], batch: int) -> Iter
 @torch.no_grad()
 def _logits(network: I3D, clips: Shaped[Tensor, "b f c h w"]) -> Float32[Tensor, "b d"]:
     device = network.logits.weight.device
-    with _exactly(), torch.autocast(device.type, enabled=False):
+    with exactly(), torch.autocast(device.type, enabled=False):
         return network(prepared(clips.to(device))).cpu()
-
-
-@contextmanager
-def _exactly() -> Iterator[None]:
-    """Convolutions in whole float32, also on a GPU that would rather not."""
-    setting = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = setting.fp32_precision
-    setting.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        setting.fp32_precision = before
 
 
 def features(network: I3D, clips: Shaped[Tensor, "b f c h w"], batch: int) -> Float32[Tensor, "b d"]:

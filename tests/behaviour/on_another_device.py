@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -20,10 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from components.autoencoders.causal import CausalVAEConfig
 from components.config import parse, read_yaml
 from components.metrics.i3d import I3D
+from components.models.canvasmar import CanvasMARConfig
+from components.models.trained import Trained
 from components.randomness import Stream
 from components.sampling.frame import SamplerConfig, sample_frames
 from components.training.loop import Training
 from components.training.optimizer import RecipeConfig
+from pipeline.video_predictor import VideoPredictor
 from tests.behaviour.conftest import LATENT, tiny_config
 from tests.behaviour.families import KINDS, tiny
 from tests.pipeline.conftest import ROOT
@@ -120,6 +124,31 @@ def scored(_: str) -> None:
         network(torch.empty(2, 3, 16, 224, 224, device=DEVICE))
 
 
+def predicted(_: str) -> None:
+    """From pixels on the CPU to pixels on the CPU; only the context is looked at for numbers that are not finite."""
+    params = small(read_yaml(ROOT / "params.yaml"))
+    content = params["autoencoders"]["kuka-vae"] | {"precision": "float32"}
+    vae = made(parse(CausalVAEConfig, content, where="here").build).eval()
+    shape = parse(CanvasMARConfig, params["models"]["canvas"], where="here")
+    ones = (1.0,) * shape.latent[0]
+    named = Trained(model=shape, autoencoder="", clips="", encoder=None, mean=ones, std=ones)
+    with (
+        patch("torch.tensor", lambda numbers, device: torch.empty(len(numbers), device=device)),
+        patch("torch.isfinite", lambda x: SimpleNamespace(all=lambda: True)),
+        patch("pipeline.video_predictor.probe", lambda *_: 5),
+    ):
+        predictor = VideoPredictor(vae, made(shape.build).eval(), named, torch.device(DEVICE))
+        predictor.sampler = parse(SamplerConfig, params["samplers"]["default"], where="here")
+        clips = torch.zeros(2, 9, 3, 32, 32, dtype=torch.uint8)
+        stream = Stream.of(0, (0, 1), f"{DEVICE}:0")
+        whole = predictor.predict(clips[:, :1], 8, stream, predictor.sampler)
+        predictor.canvases(clips, 1, stream, predictor.sampler)
+        given = predictor.prepare(clips[0, :1])
+        steps = [step.frame for step in predictor.stream(given, frames=4)]
+        glimpses = [each.frames for each in predictor.together([given, given], frames=4, seeds=(1, 2))]
+        assert {part.device.type for part in (whole.clips, *steps, *glimpses)} == {"cpu"}
+
+
 def copied(_: str) -> None:
     with Watching():
         torch.zeros(3).to(DEVICE)
@@ -149,7 +178,7 @@ def main() -> None:
     backend_registration._setup_privateuseone_for_python_backend(DEVICE, Backend())
     kinds = (*CANVASMAR, *KINDS)
     parts = [(work, kind) for work in (sampled, trained) for kind in kinds]
-    parts += [(work, "") for work in (coded, scored, copied, waited, mixed)]
+    parts += [(work, "") for work in (coded, scored, predicted, copied, waited, mixed)]
     for work, kind in parts:
         try:
             with elsewhere():

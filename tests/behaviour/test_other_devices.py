@@ -25,9 +25,9 @@ def told() -> dict[str, str]:
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
 
-def test_sampling_training_coding_and_scoring_stay_on_the_device_and_ask_it_for_no_number(told):
+def test_sampling_training_coding_scoring_and_predicting_stay_on_the_device_and_ask_it_for_no_number(told):
     checks = {"copied", "waited", "mixed"}
-    assert len(told) == 2 * 8 + 2 + len(checks)
+    assert len(told) == 2 * 8 + 3 + len(checks)
     assert {part: wrong for part, wrong in told.items() if part not in checks and wrong != "nothing"} == {}
 
 
