@@ -125,7 +125,8 @@ def time(model: CanvasMAR, case: Case, frames: int, run: Choices) -> Timing:
 def measure(several: list[Case], frames: int, run: Choices) -> list[Timing | None]:
     """The median timing of each case; None for a batch that the device's memory does not hold."""
     # autocast keeps the weights in its precision only where they could have a gradient
-    models = {case.model: case.model.build().eval().to(run.device) for case in several}
+    with run.device:  # where weights are drawn many times as fast
+        models = {case.model: case.model.build().eval() for case in several}
     timings: dict[int, list[Timing]] = {}
     gpu = run.device.type == "cuda"
     for number, case in enumerate(several):
