@@ -27,17 +27,20 @@ class Recording:
     def __init__(self, compute: Callable[..., Tensor], values: tuple[Any, ...], pool: Any) -> None:
         tensors, _ = apart(values)
         self.inputs = [tensor.contiguous().clone() for tensor in tensors]
-        self.graph = torch.cuda.CUDAGraph()
+        self.device, self.graph = tensors[0].device, torch.cuda.CUDAGraph()
         torch.clear_autocast_cache()  # else it would read casts of the weights that are gone when it is replayed
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self.output = compute(*together(values, iter(self.inputs)))
+        with torch.cuda.device(self.device):  # else what runs on another GPU is not recorded, but done
+            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+                self.output = compute(*together(values, iter(self.inputs)))
+            self.output.zero_()  # nothing but a replay fills it
         torch.clear_autocast_cache()  # else others would read those that only a replay writes
 
     def replay(self, values: tuple[Any, ...]) -> Tensor:
         """The same computation of other values that are built alike."""
-        torch._foreach_copy_(self.inputs, apart(values)[0])
-        self.graph.replay()
-        return self.output.clone()
+        with torch.cuda.device(self.device):
+            torch._foreach_copy_(self.inputs, apart(values)[0])
+            self.graph.replay()
+            return self.output.clone()
 
 
 class Recordings:
