@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -50,6 +51,15 @@ def test_the_sampling_table_has_a_full_row_for_every_case_with_the_operations_of
         assert 0 < line["first frame ms"] < line["clip ms"]
     assert [line["branches"] for line in lines] == [1, 1, 1, 1, 1, 3, 1, 1, 3]
     assert [line["evaluations"] for line in lines] == [6, 6, 6, 6, 6, 6, 2, 2, 2]
+
+
+def test_on_a_gpu_the_default_way_is_also_measured_with_its_kernels_launched_one_by_one(run):
+    (launched,) = (case for case in sampling.cases(tiny_config(), *samplers(), 1, (4,), gpu=True) if not case.replays)
+    model, asked = launched.model.build().eval(), []
+    with patch("components.sampling.frame.replayed", lambda *_: asked.append(1)):
+        assert sampling.time(model, launched, 2, run).clip > 0
+    assert launched.name == sampling.LAUNCHED
+    assert not asked
 
 
 def test_sets_that_a_frame_cannot_have_are_left_out():
