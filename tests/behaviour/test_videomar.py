@@ -93,7 +93,8 @@ class Uncached:
     def __init__(self, model):
         self.model = model
         self.group, self.tokens, self.numbers = model.group, model.tokens, model.numbers
-        self.velocity, self.frame, self.guidable = model.velocity, model.frame, model.guidable
+        self.velocity, self.frame = model.velocity, model.frame
+        self.guidable, self.most_sets = model.guidable, model.most_sets
 
     def remember(self, frames, memory):
         return frames if memory is None else torch.cat([memory, frames], dim=1)
