@@ -241,3 +241,7 @@ class Scene:
         """A clip of one with as many frames as there will be; those that have not come are black."""
         missing = frames.new_zeros(self.frames - len(frames), *frames.shape[1:])
         return torch.cat([frames, missing])[None].numpy()
+
+
+if __name__ == "__main__":
+    main()

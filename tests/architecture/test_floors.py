@@ -110,6 +110,16 @@ def odd_stages(tree: Tree) -> list[str]:
     return problems
 
 
+def idle_commands(tree: Tree) -> list[str]:
+    """Files with a `main` that do nothing when they are run."""
+    return [
+        f'{path} has a `main` that `python -m` does not run: end it with `if __name__ == "__main__":`'
+        for path, source in tree.sources.items()
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in source.tree.body)
+        and not any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in source.tree.body)
+    ]
+
+
 def badly_named(paths: Iterable[str]) -> list[str]:
     return [
         f"{path} is named {word}, which says nothing: name the file after what it holds"
@@ -239,6 +249,18 @@ def test_a_file_of_the_pipeline_that_is_no_stage_is_found(tmp_path: Path, change
     assert odd_stages(plant(tmp_path / "right", HOUSE)) == []
     (problem,) = odd_stages(plant(tmp_path / "wrong", HOUSE | change))
     assert problem.split()[0] in change
+
+
+def test_every_command_does_something_when_it_is_run() -> None:
+    problems = idle_commands(project())
+    assert not problems, "\n".join(problems)
+
+
+def test_a_command_that_does_nothing_is_found(tmp_path: Path) -> None:
+    whole = 'def main(): ...\n\nif __name__ == "__main__":\n    main()'
+    tree = plant(tmp_path, {"pipeline/train.py": whole, "pipeline/sweep.py": "def main(): ...", "pipeline/job.py": ""})
+    (problem,) = idle_commands(tree)
+    assert problem.startswith("pipeline/sweep.py has a `main`")
 
 
 def test_a_name_that_says_nothing_is_found() -> None:

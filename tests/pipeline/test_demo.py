@@ -1,12 +1,18 @@
 """The page to play with: what happens behind its buttons, and what a person sees in a browser."""
 
 import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 
 import pytest
 import torch
 
 from pipeline import demo
 from pipeline.video_predictor import VideoPredictor
+from tests.pipeline.conftest import ROOT, environment, free_port
+from tests.pipeline.test_clusters import wait_for
 from tests.pipeline.untrained import build
 
 NAMED = {
@@ -73,6 +79,29 @@ def test_each_slider_is_the_setting_of_its_name_and_changes_the_film(theatre):
             pass
         assert film(NAMED | {name: value}) == scene.picture()
         assert scene.picture() != usual, name
+
+
+def test_the_command_serves_the_page_and_says_where_until_it_is_interrupted(folder):
+    pytest.importorskip("gradio")
+    port = free_port()
+    words = (sys.executable, "-m", "pipeline.demo", "--device", "cpu", "--port", str(port))
+    paths = environment() | {"PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(words, cwd=folder, env=paths, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert running.stdout.readline() == f"demo: http://127.0.0.1:{port}\n"
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/"), "the page")
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
+    finally:
+        running.kill()
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return answer.status == 200 and b"gradio" in answer.read().lower()
+    except OSError:
+        return False
 
 
 @pytest.mark.slow
