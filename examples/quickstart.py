@@ -8,6 +8,8 @@ import torch
 from components.data import video
 from pipeline.video_predictor import VideoPredictor
 
+if len(sys.argv) != 5:
+    sys.exit(f"usage: {(__doc__ or '').partition(': ')[2]}")
 project, row, file, out = sys.argv[1:]
 predictor = VideoPredictor.open(project, row)  # on a GPU when there is one
 given = predictor.prepare(file, context=1)  # or uint8 frames of numpy or torch, of any size

@@ -30,6 +30,12 @@ def test_the_quickstart_is_short_and_continues_a_video(tmp_path):
     assert len(video.read(out, (32, 32)).frames) == 17
 
 
+def test_the_quickstart_says_what_it_wants():
+    done = run(sys.executable, str(SCRIPT), env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 1
+    assert done.stderr == "usage: python examples/quickstart.py PROJECT ROW VIDEO OUT.mp4, from the root.\n"
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_broken_link_and_holds_every_parameter(tmp_path):
     pytest.importorskip("mkdocs")
