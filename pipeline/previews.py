@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from components.autoencoders import trained as autoencoders
@@ -65,7 +65,9 @@ class Painter:
     A film has a clip a row, reconstruction and prediction side by side; the picture has the frames side by side.
     """
 
-    def __init__(self, album: Album, latents: Latents, conditions: Tensor | None, device: torch.device) -> None:
+    def __init__(
+        self, album: Album, latents: Latents, conditions: Float[Tensor, "b l i"] | None, device: torch.device
+    ) -> None:
         self._album, self._device = album, device
         self._coder = Coder(autoencoders.load(album.autoencoder, device), device)
         self._mean, self._std = latents.mean.to(device), latents.std.to(device)
@@ -88,5 +90,5 @@ class Painter:
         video.write(film, rearrange(both, "q b f c h w -> f c (b h) (q w)"), FPS)
         np.save(strip, rearrange(both, "q b f c h w -> (b q h) (f w) c").numpy())
 
-    def _decoded(self, latents: Float[Tensor, "b t c h w"]) -> Tensor:
+    def _decoded(self, latents: Float[Tensor, "b t c h w"]) -> UInt8[Tensor, "b f _ _ _"]:
         return torch.cat(list(self._coder.decode(restore(latents, self._mean, self._std))))
