@@ -16,7 +16,7 @@ compare: $(READY) ## every family of models side by side, into docs/comparison.m
 		{ echo "params.yaml has changes of yours; commit them, then make compare" >&2; exit 2; }
 	cp presets/compare.yaml params.yaml
 	dvc repro
-	python -m benchmarks.families --out docs/families.json
+	python -m benchmarks.families --repeats 3 --out docs/families.json
 	python -m benchmarks.comparison
 
 test: $(READY) ## every test: the quick ones two at a time, then the slow ones
