@@ -122,7 +122,7 @@ def frames(path: Path, size: tuple[int, int]) -> Iterator[UInt8[Tensor, "f c h w
 
 
 def fit(clip: UInt8[Tensor, "f c h w"], size: tuple[int, int]) -> UInt8[Tensor, "f c ..."]:
-    """Frames scaled until they just cover `size` (height, width), antialiased bilinear, and cropped around the centre.
+    """The middle of each frame that has the shape of `size` (height, width), scaled to it: bilinear, antialiased.
 
     Frames of the right size stay as they are, bit for bit; a row or column too many, which is how `write` makes a size
     even, is cut off.
@@ -130,11 +130,16 @@ def fit(clip: UInt8[Tensor, "f c h w"], size: tuple[int, int]) -> UInt8[Tensor, 
     height, width = clip.shape[-2:]
     if not (0 <= height - size[0] <= 1 and 0 <= width - size[1] <= 1):
         scale = max(size[0] / height, size[1] / width)
-        height, width = max(size[0], round(height * scale)), max(size[1], round(width * scale))
-        # in bytes, which is twelve times as fast as in floats and differs by one grey level at most
-        clip = functional.interpolate(clip, (height, width), mode="bilinear", antialias=True)
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return clip[..., top : top + size[0], left : left + size[1]].contiguous()
+        covered = max(1, min(height, round(size[0] / scale))), max(1, min(width, round(size[1] / scale)))
+        # cropped first, so that nothing is scaled to be thrown away; in bytes, which is twelve times as fast as in
+        # floats and differs by one grey level at most
+        clip = functional.interpolate(_middle(clip, covered), size, mode="bilinear", antialias=True)
+    return _middle(clip, size).contiguous()
+
+
+def _middle(clip: UInt8[Tensor, "f c h w"], size: tuple[int, int]) -> UInt8[Tensor, "f c ..."]:
+    top, left = (clip.shape[-2] - size[0]) // 2, (clip.shape[-1] - size[1]) // 2
+    return clip[..., top : top + size[0], left : left + size[1]]
 
 
 def write(path: Path, clip: UInt8[Tensor, "f c h w"], fps: int) -> None:
