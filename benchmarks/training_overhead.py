@@ -23,14 +23,13 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, TypeVar
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from benchmarks import choices
 from benchmarks.loader import write
 from benchmarks.table import Table, Value
-from components import checkpoint, tracking
+from components import checkpoint
 from components.models.canvasmar import CanvasMARConfig
 from components.randomness import Stream, derive
 from components.training.ema import build_ema
@@ -151,6 +150,8 @@ class Bystanders:
     @staticmethod
     def _used(without: set[int]) -> dict[int, float]:
         """Seconds of processors that each has taken so far."""
+        import psutil
+
         me, used = psutil.Process(), {}
         for process in [me, *me.children(recursive=True)]:
             if process.pid not in without:
@@ -161,6 +162,7 @@ class Bystanders:
 
 def staged(config: CanvasMARConfig, recipe: RecipeConfig, folder: Path, other: int) -> tuple[Path, float, float | None]:
     """The stage's own training: its weights, when it was asked for, and the cores that its other processes took."""
+    from components import tracking
     from pipeline import cluster, fitting, train
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"

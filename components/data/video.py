@@ -1,18 +1,17 @@
-"""Video files to clips and back: the only door to decord, to PyAV and to Pillow's GIF writer.
+"""Video files to clips and back: the only door to PyAV and to Pillow's GIF writer.
 
-decord reads. PyAV looks at the container first, because it tells a text file from a damaged video and a film from a
-sound recording, and it reads what decord cannot (AV1, GIF), reads wrongly (MPEG transport streams, edit lists,
-pictures whose size changes) or would hold in memory (it reads ahead without an end). A file is decoded once, from its
-first frame to its last, and no reader outlives the call: one that crosses a fork hangs.
+A file is decoded once, from its first frame to its last, on one thread, and no reader outlives the call: one that
+crosses a fork hangs. The pictures are those of decord to the last bit (a test compares them), where decord reads a
+file at all and reads it right: it knows no AV1 and no GIF, shows what an edit list hides, stretches pictures whose size
+changes, reads ahead without an end, and takes longer.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -26,19 +25,13 @@ from torch.nn import functional
 
 from components.errors import InputError
 
-Reader = Literal["decord", "av", "pictures"]
-
 # endings, in lower case, of the files that are looked for in a folder of videos
 SUFFIXES: Final = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".3gp", ".gif"}
 )
-CHUNK_BYTES: Final = 32 * 2**20  # of decoded pictures held at a time
+CHUNK_BYTES: Final = 2 * 2**20  # of decoded pictures held at a time: what is in the cache is resized faster
 CHUNK_FRAMES: Final = 64
-LONG_BYTES: Final = 256 * 2**20  # of all pictures of a file; decord's own thread would read as many ahead
-FOREIGN_FORMATS: Final = frozenset({"gif", "mpegts"})  # containers that decord refuses or reads wrongly
-FOREIGN_CODECS: Final = frozenset({"av1", "libdav1d", "libaom-av1"})
 TEXT_FORMATS: Final = frozenset({"tty"})  # FFmpeg draws text files as pictures
-EDITED_FRAMES: Final = 1.5  # announced, but not within the duration: an edit list hides them, which decord overlooks
 LEAST_SHARE: Final = 0.9  # of the frames that a container promises; fewer, and the file has been cut off
 QUALITY: Final = "12"  # H.264's constant rate factor: 0 is lossless, 51 the worst
 
@@ -53,7 +46,6 @@ class Facts:
     duration: float  # seconds that the container announces; 0 where it does not say
     repeated: float  # share of frames that equal the one before them bit for bit, as decoded
     sizes: tuple[tuple[int, int], ...]  # height, width in pixels of its pictures, in the order in which they come
-    reader: Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +63,6 @@ class _Header:
     fps: float
     declared: int
     duration: float
-    chunk: int  # frames to decode at a time
-    sizes: tuple[tuple[int, int], ...]
-    foreign: bool  # not for decord
 
     @property
     def promised(self) -> float:
@@ -85,20 +74,20 @@ class _Header:
 def scan(path: Path, size: tuple[int, int], take: Take) -> Facts:
     """Hands over all frames of a video file in order, a few at a time, so that it may be of any length.
 
-    Each frame is resized and cropped to `size` (height, width) in pixels by `fit`. Raises InputError for a file that is
+    Each frame is cropped and resized to `size` (height, width) in pixels by `fit`. Raises InputError for a file that is
     missing, empty, no video, sound only, damaged, cut off or without frames; for the last three after some frames.
     """
-    header = _probe(path)
-    count = repeats = 0
-    before: list[ndarray] = []
-    reader: Reader = "decord"
-    for name, chunk in _chunks(path, header):
-        reader = name
-        repeats += sum(_equal(*pair) for pair in pairwise([*before, *chunk]))
-        before = [chunk[-1]]
-        count += len(chunk)
-        take(fit(_tensor(chunk), size))
-    return Facts(count, header.fps, header.declared, header.duration, repeats / count, header.sizes, reader)
+    with _opened(path) as (header, chunks):
+        count = repeats = 0
+        sizes: dict[tuple[int, int], None] = {}
+        before: list[ndarray] = []
+        for chunk in chunks:
+            repeats += sum(map(_equal, before, chunk)) + _repeats(chunk)
+            before = [chunk[-1]]
+            count += len(chunk)
+            sizes[chunk.shape[1:3]] = None
+            take(fit(_tensor(chunk), size))
+    return Facts(count, header.fps, header.declared, header.duration, repeats / count, tuple(sizes))
 
 
 def read(path: Path, size: tuple[int, int]) -> Video:
@@ -110,15 +99,15 @@ def read(path: Path, size: tuple[int, int]) -> Video:
 
 def from_pictures(pictures: UInt8[ndarray, "f h w 3"], size: tuple[int, int], declared: int, take: Take) -> Facts:
     """Pictures that are no file as a video of `declared` frames, handed over as `scan` does."""
-    repeats = sum(_equal(*pair) for pair in pairwise(pictures))
     take(fit(_tensor(pictures), size))
-    return Facts(len(pictures), 0.0, declared, 0.0, repeats / len(pictures), (pictures.shape[1:3],), "pictures")
+    return Facts(len(pictures), 0.0, declared, 0.0, _repeats(pictures) / len(pictures), (pictures.shape[1:3],))
 
 
 def frames(path: Path, size: tuple[int, int]) -> Iterator[UInt8[Tensor, "f c h w"]]:
     """The same frames a few at a time, for one who may stop before the end; raises as `scan` does."""
-    for _, chunk in _chunks(path, _probe(path)):
-        yield fit(_tensor(chunk), size)
+    with _opened(path) as (_, chunks):
+        for chunk in chunks:
+            yield fit(_tensor(chunk), size)
 
 
 def fit(clip: UInt8[Tensor, "f c h w"], size: tuple[int, int]) -> UInt8[Tensor, "f c ..."]:
@@ -188,8 +177,9 @@ def _aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def _probe(path: Path) -> _Header:
-    """What the container says; raises InputError for what is no video."""
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[_Header, Iterator[UInt8[ndarray, "f h w 3"]]]]:
+    """What the container says, and the pictures; raises InputError for what is no video."""
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
     if not path.is_file():
@@ -197,53 +187,27 @@ def _probe(path: Path) -> _Header:
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); copy it again or remove it")
     try:
-        with av.open(str(path)) as container:
-            streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-            if container.format.name in TEXT_FORMATS or not len(container.streams):
-                raise InputError(f"{path} is not a video; remove it")
-            if not streams:
-                raise InputError(f"{path} holds no pictures, only sound; remove it")
-            if streams[0].codec_context is None:  # damage can hide which codec it is
-                raise InputError(f"{path} is damaged or in an unknown codec; copy it again or remove it")
-            return _header(container, streams[0])
+        container = av.open(str(path))
     except PermissionError:
         raise InputError(f"{path} may not be read; change its permissions") from None
     except (av.FFmpegError, OSError, ValueError):
         raise InputError(f"{path} {_unreadable(path)}") from None
+    with container:
+        streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+        if container.format.name in TEXT_FORMATS or not len(container.streams):
+            raise InputError(f"{path} is not a video; remove it")
+        if not streams:
+            raise InputError(f"{path} holds no pictures, only sound; remove it")
+        if streams[0].codec_context is None:  # damage can hide which codec it is
+            raise InputError(f"{path} is damaged or in an unknown codec; copy it again or remove it")
+        header = _header(container, streams[0])
+        yield header, _whole(path, header, _chunks(path, container, streams[0]))
 
 
 def _header(container: Any, stream: Any) -> _Header:
-    context = stream.codec_context
     seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
-    fps, duration, declared = (
-        float(stream.average_rate or stream.guessed_rate or 0),
-        max(0.0, float(seconds)),
-        stream.frames,
-    )
-    height, width = context.height, context.width
-    foreign = container.format.name in FOREIGN_FORMATS or context.name in FOREIGN_CODECS
-    edited = bool(declared and fps * duration) and abs(declared - fps * duration) > EDITED_FRAMES
-    sizes = _sizes(container, stream)
-    long = max(declared, fps * duration) * height * width * 3 > LONG_BYTES
-    return _Header(
-        fps=fps,
-        declared=declared,
-        duration=duration,
-        chunk=min(CHUNK_FRAMES, max(1, CHUNK_BYTES // max(1, height * width * 3))),
-        sizes=sizes,
-        foreign=foreign or edited or long or len(sizes) > 1,
-    )
-
-
-def _sizes(container: Any, stream: Any) -> tuple[tuple[int, int], ...]:
-    """Height and width of the pictures, each once: only a picture that needs no other can have a new size."""
-    found: dict[tuple[int, int], None] = {}
-    stream.codec_context.thread_count = 1
-    stream.codec_context.skip_frame = "NONKEY"
-    with suppress(av.FFmpegError, OSError, ValueError):  # damage is told of where all frames are decoded
-        for frame in container.decode(stream):
-            found[frame.height, frame.width] = None
-    return tuple(found)
+    rate = stream.average_rate or stream.guessed_rate or 0
+    return _Header(fps=float(rate), declared=stream.frames, duration=max(0.0, float(seconds)))
 
 
 def _is_cover(stream: Any) -> bool:
@@ -259,12 +223,12 @@ def _unreadable(path: Path) -> str:
     return "is not a video; remove it"
 
 
-def _chunks(path: Path, header: _Header) -> Iterator[tuple[Reader, UInt8[ndarray, "f h w 3"]]]:
-    """All frames in order, a few at a time, with the name of their reader; raises InputError unless all are there."""
+def _whole(path: Path, header: _Header, chunks: Iterator[ndarray]) -> Iterator[UInt8[ndarray, "f h w 3"]]:
+    """The same; raises InputError in the end unless all are there."""
     count = 0
-    for reader, chunk in _decoded(path, header):
+    for chunk in chunks:
         count += len(chunk)
-        yield reader, chunk
+        yield chunk
     if count == 0:
         raise InputError(f"{path} has no frames; copy it again or remove it")
     if count < LEAST_SHARE * header.promised - 1:
@@ -273,56 +237,43 @@ def _chunks(path: Path, header: _Header) -> Iterator[tuple[Reader, UInt8[ndarray
         )
 
 
-def _decoded(path: Path, header: _Header) -> Iterator[tuple[Reader, UInt8[ndarray, "f h w 3"]]]:
-    damaged = InputError(f"{path} is damaged and cannot be decoded; copy it again or remove it")
-    started = False
-    if not header.foreign:
+def _chunks(path: Path, container: Any, stream: Any) -> Iterator[UInt8[ndarray, "f h w 3"]]:
+    """All pictures in order, a few of equal size at a time; raises InputError where they cannot be decoded."""
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"err_detect": "explode"}  # an error rather than a smeared picture
+    converter = VideoReformatter()  # one for all: a frame's own would be set up anew for each
+    pictures = container.decode(stream)
+    held, count = np.empty((0, 0, 0, 3), np.uint8), 0
+    while True:
         try:
-            for chunk in _by_decord(path, header.chunk):
-                started = True
-                yield "decord", chunk
-        except Exception:  # decord raises RuntimeError, IndexError and an error of its own, without system
-            if started:
-                raise damaged from None
-    if not started:
-        try:
-            for chunk in _by_av(path, header.chunk):
-                yield "av", chunk
+            picture = next(pictures, None)
+            # on one thread: for a picture that is not huge, starting others takes longer than the work
+            plane = None if picture is None else converter.reformat(picture, format="rgb24", threads=1).planes[0]
         except (av.FFmpegError, OSError, ValueError):
-            raise damaged from None
+            raise InputError(f"{path} is damaged and cannot be decoded; copy it again or remove it") from None
+        shape = (0, 0) if plane is None else (plane.height, plane.width)
+        if count and (count == len(held) or held.shape[1:3] != shape):
+            yield held[:count]
+            count = 0
+        if plane is None:
+            return
+        if not count:
+            most = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (3 * shape[0] * shape[1])))
+            held = np.empty((most, *shape, 3), np.uint8)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(shape[0], plane.line_size)
+        held[count] = rows[:, : 3 * shape[1]].reshape(*shape, 3)
+        count += 1
 
 
-def _by_decord(path: Path, size: int) -> Iterator[UInt8[ndarray, "f h w 3"]]:
-    with suppress(ImportError):  # no wheel for this system: PyAV reads everything
-        import decord
-
-        decord.logging.set_level(decord.logging.QUIET)
-        reader = decord.VideoReader(str(path), num_threads=1)
-        for start in range(0, len(reader), size):
-            pictures = reader.get_batch(range(start, min(start + size, len(reader))))
-            yield torch.from_dlpack(pictures.to_dlpack()).numpy()  # decord's own memory, which `asnumpy` would copy
-
-
-def _by_av(path: Path, size: int) -> Iterator[UInt8[ndarray, "f h w 3"]]:
-    with av.open(str(path)) as container:
-        stream = next(stream for stream in container.streams.video if not _is_cover(stream))
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"err_detect": "explode"}  # an error rather than a smeared picture
-        converter = VideoReformatter()  # one for all: a frame's own would be set up anew for each
-        pictures: list[ndarray] = []
-        for frame in container.decode(stream):
-            picture = converter.reformat(frame, format="rgb24").to_ndarray()
-            if pictures and (len(pictures) == size or pictures[0].shape != picture.shape):
-                yield np.stack(pictures)
-                pictures = []
-            pictures.append(picture)
-        if pictures:
-            yield np.stack(pictures)
+def _repeats(chunk: UInt8[ndarray, "f h w 3"]) -> int:
+    """How many pictures equal the one before them."""
+    some = chunk[:, ::16]  # most pictures differ in these few rows
+    alike = (some[1:] == some[:-1]).all(axis=(1, 2, 3))
+    return sum(_equal(chunk[index], chunk[index + 1]) for index in np.flatnonzero(alike))
 
 
 def _equal(one: UInt8[ndarray, "..."], other: UInt8[ndarray, "..."]) -> bool:
-    # most pictures differ in the few rows that are looked at first; neighbours may differ in size
-    return np.array_equal(one[::16], other[::16]) and np.array_equal(one, other)
+    return np.array_equal(one, other)  # neighbours may differ in size
 
 
 def _tensor(chunk: UInt8[ndarray, "f h w 3"]) -> UInt8[Tensor, "f 3 h w"]:
