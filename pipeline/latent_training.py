@@ -106,8 +106,12 @@ def make(
     return Training(model, worker.parallel, recipe), Data(batches, validation, look)
 
 
-def model_of(config: ModelConfig, phase: Phase) -> ModelConfig:
-    """The model with the noise of a phase. Raises InputError if it has no canvas whose noise could be set."""
+def model_of(config: ModelConfig, phase: Phase, latent: tuple[int, int, int]) -> ModelConfig:
+    """The model of a phase, for latents of this shape and with its noise.
+
+    Raises InputError if it has no canvas whose noise could be set.
+    """
+    config = config.model_copy(update={"latent": latent})
     if not phase.noise:
         return config
     canvas = getattr(config, "canvas", None)

@@ -37,11 +37,12 @@ def main() -> None:
 
 def report(params: Params, rates: list[float]) -> str:
     """The plan of every phase."""
-    frames, *latent = params.autoencoder.latent
+    frames, *whole = params.autoencoder.latent
     parts = []
     for phase in params.recipe.parts():
-        shape = (phase.frames or frames, *latent)
-        planned = plan(params.model.build, blank(params.model, shape), phase.recipe)
+        latent = phase.latent((whole[0], whole[1], whole[2]), params.autoencoder.resolution)
+        model, shape = params.model.model_copy(update={"latent": latent}), (phase.frames or frames, *latent)
+        planned = plan(model.build, blank(model, shape), phase.recipe)
         parts.append(text(phase.name, phase.recipe, shape, planned, rates))
     return "\n".join(parts)
 

@@ -1,11 +1,12 @@
 """Stage `train`: latents to a video model, through Ray Train."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from components import checkpoint
 from components.config import Config, fingerprint, plain
+from components.data.clips import Clips
 from components.data.conditions import Conditions
 from components.data.latents import Latents
 from components.errors import InputError
@@ -14,7 +15,7 @@ from components.models.trained import Trained
 from components.tracking import Run, provenance
 from components.training.history import write_history
 from components.training.optimizer import Phase, RecipeConfig
-from pipeline import cluster, conditioning, fitting, stage
+from pipeline import cluster, conditioning, encoding, fitting, stage
 from pipeline.fitting import FitJob, Fitted
 from pipeline.latent_training import Source, Start, check, make, model_of
 from pipeline.previews import Album
@@ -31,7 +32,8 @@ class Params(Config):
 
 def job_of(params: Params, phase: Phase, source: Source, start: Start | None, album: Album | None = None) -> FitJob:
     """The training of a phase, given the weights that it begins with."""
-    train, model = source.open("train"), model_of(params.model, phase)
+    train = source.open("train")
+    model = model_of(params.model, phase, train.latents.shape[1:])
     chosen = {"model": plain(model), "recipe": phase.recipe.lasting(), "frames": phase.frames}
     return FitJob(
         label=f"train the video model {phase.name}".strip(),
@@ -48,8 +50,10 @@ def job_of(params: Params, phase: Phase, source: Source, start: Start | None, al
     )
 
 
-def train_in_phases(params: Params, source: Source, autoencoder: Path, log: Run) -> tuple[list[FitJob], Fitted]:
-    """Trains phase after phase; the trainings, and the last one's weights with the history of all.
+def train_in_phases(
+    params: Params, sources: Sequence[Source], autoencoder: Path, log: Run
+) -> tuple[list[FitJob], Fitted]:
+    """Trains phase after phase, each on its source; the trainings, and the last one's weights with the history of all.
 
     Losses, and what the model makes of a few validation clips, go into the run as they come.
     """
@@ -57,7 +61,7 @@ def train_in_phases(params: Params, source: Source, autoencoder: Path, log: Run)
     start = None if given is None else Start(Path(given.folder).resolve() / checkpoint.WEIGHTS, given.new)
     jobs: list[FitJob] = []
     history: list[dict[str, float]] = []
-    for phase in params.recipe.parts():
+    for phase, source in zip(params.recipe.parts(), sources, strict=True):
         album = Album(pictures, autoencoder, sum(job.recipe.steps for job in jobs))
         job = job_of(params, phase, source, start, album)
 
@@ -73,26 +77,34 @@ def train_in_phases(params: Params, source: Source, autoencoder: Path, log: Run)
     return jobs, Fitted(fitted.weights, history)
 
 
-def main(params: Params, *, latents: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
+def main(params: Params, *, clips: Path, latents: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
     """Averaged weights, what they are and what they were trained on, and the loss curves."""
     train = Latents.open(latents, "train", None)
     check(params.model, params.recipe, train, latents)
+    for phase in params.recipe.parts():
+        if phase.resolution is not None:
+            phase.latent(params.model.latent, Clips.open(clips, "train").size)
     if (identity := checkpoint.identity(autoencoder)) != train.key.autoencoder:
         raise InputError(
             f"{latents} holds latents of the VAE {train.key.autoencoder}, but {autoencoder} holds {identity}; "
             "run `dvc repro` to make the latents again"
         )
     log.dataset(latents.name, str(latents), train.hash, "training")
-    source = Source(latents.resolve(), conditioning.prepare(params.model, latents, cluster.device()))
+    given = conditioning.prepare(params.model, latents, cluster.device())
+    whole = Source(latents.resolve(), given)
+    sources = [
+        whole if size is None else Source(encoding.resized(clips, autoencoder, latents, size), given)
+        for size in (phase.resolution for phase in params.recipe.parts())
+    ]
     with cluster.connect(Path.cwd()):
-        jobs, fitted = train_in_phases(params, source, autoencoder.resolve(), log)
+        jobs, fitted = train_in_phases(params, sources, autoencoder.resolve(), log)
     weights = checkpoint.read_weights(fitted.weights)
     checkpoint.save_weights(out / checkpoint.WEIGHTS, weights)
     trained = Trained(
         model=params.model,
         autoencoder=train.key.autoencoder,
         clips=train.key.clips,
-        encoder=None if source.conditions is None else Conditions.open(source.conditions, "train", None).key.encoder,
+        encoder=None if given is None else Conditions.open(given, "train", None).key.encoder,
         mean=tuple(train.mean.tolist()),
         std=tuple(train.std.tolist()),
     )

@@ -29,6 +29,7 @@ class PhaseConfig(Config):
     batch: int | None
     learning_rate: float | None
     frames: int | None  # of latents: the first ones of each clip
+    resolution: tuple[int, int] | None  # height, width in pixels that the clips are scaled to
     frame_noise: tuple[float, float] | None
     canvas_noise: tuple[float, float] | None
 
@@ -67,7 +68,7 @@ class RecipeConfig(Config):
     def parts(self) -> list["Phase"]:
         """The recipe of each phase; the schedule of the learning rate and the averages begin anew in each."""
         if not self.phases:
-            return [Phase("", self, None, {})]
+            return [Phase("", self, None, None, {})]
         parts = []
         for number, phase in enumerate(self.phases, 1):
             changes = {"steps": phase.steps, "batch": phase.batch, "learning_rate": phase.learning_rate}
@@ -75,7 +76,8 @@ class RecipeConfig(Config):
             noises = {"frame_noise": phase.frame_noise, "canvas_noise": phase.canvas_noise}
             name = f"phase {number} of {len(self.phases)}"
             noise = {name: value for name, value in noises.items() if value is not None}
-            parts.append(Phase(name, self.model_copy(update={"phases": (), **said}), phase.frames, noise))
+            recipe = self.model_copy(update={"phases": (), **said})
+            parts.append(Phase(name, recipe, phase.frames, phase.resolution, noise))
         return parts
 
     def lasting(self) -> dict[str, Any]:
@@ -86,6 +88,11 @@ class RecipeConfig(Config):
         """Raises InputError for a recipe that cannot be followed."""
         for phase in self.parts() if self.phases else ():
             phase.recipe.check()
+        if self.phases and self.phases[-1].resolution is not None:
+            raise InputError(
+                f"the last of {len(self.phases)} phases has resolution {list(self.phases[-1].resolution)}, but the "
+                "model is for the clips' own; set it to null there"
+            )
         for name in ("steps", "batch", "log_every", "validate_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"recipe.{name} is {getattr(self, name)}; it must be at least 1")
@@ -111,7 +118,24 @@ class Phase:
     name: str  # empty where it is the only one
     recipe: RecipeConfig
     frames: int | None  # of latents; None is all
+    resolution: tuple[int, int] | None  # height, width of the clips in pixels; None is their own
     noise: dict[str, tuple[float, float]]  # of the canvas, where other than the model's
+
+    def latent(self, whole: tuple[int, int, int], size: tuple[int, int]) -> tuple[int, int, int]:
+        """Channels, height and width of its latents, where clips of `size` pixels have `whole` ones.
+
+        Raises InputError if its resolution has no whole number of them.
+        """
+        if self.resolution is None:
+            return whole
+        strides = [pixels // side for pixels, side in zip(size, whole[1:], strict=True)]
+        if any(side < stride or side % stride for side, stride in zip(self.resolution, strides, strict=True)):
+            raise InputError(
+                f"{self.name} has resolution {list(self.resolution)}, but a latent covers {strides} pixels; "
+                "take multiples of that"
+            )
+        height, width = (side // stride for side, stride in zip(self.resolution, strides, strict=True))
+        return whole[0], height, width
 
 
 @runtime_checkable

@@ -27,7 +27,11 @@ CASES = [
     ("sampler", {}, "train", "unknown table sampler"),
 ]
 STAGES = {
-    "train": (train.main, "experiments", ["--row", "kuka-canvasmar", "--latents", "there", "--autoencoder", "vae"]),
+    "train": (
+        train.main,
+        "experiments",
+        ["--row", "kuka-canvasmar", "--clips", ".", "--latents", "there", "--autoencoder", "vae"],
+    ),
     "simulate": (simulate.main, "simulations", ["--row", "kuka"]),
     "preprocess": (preprocess.main, "datasets", ["--row", "kuka"]),
 }

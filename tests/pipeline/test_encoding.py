@@ -14,7 +14,7 @@ import yaml
 from components import config
 from components.autoencoders import trained
 from components.autoencoders.causal import CausalVAEConfig
-from components.data import clips, latents, shards
+from components.data import clips, latents, shards, video
 from components.data.clips import ClipsManifest
 from components.data.latents import Latents
 from components.errors import InputError
@@ -111,6 +111,30 @@ def test_moments_of_another_vae_are_not_mended(cached, tmp_path) -> None:
     trained.save(tmp_path / "other", vae, {name: tensor + 1 for name, tensor in vae.state_dict().items()})
     with pytest.raises(InputError, match="stale, made with autoencoder"):
         repair.repair(clips_folder, tmp_path / "other", folder, check=False)
+
+
+def test_clips_at_another_resolution_are_encoded_once_scaled_as_videos_are(cached, tmp_path, monkeypatch) -> None:
+    clips_folder, vae_folder, whole = cached
+    monkeypatch.chdir(tmp_path)
+    folder = encoding.resized(clips_folder, vae_folder, whole, (16, 16))
+    stored = Latents.open(folder, "train", None)
+    assert (len(stored), stored.shape) == (7, (9, 4, 2, 2))
+    source, vae = clips.Clips.open(clips_folder, "train"), trained.load(vae_folder, PLACE)
+    for row in range(7):
+        small = video.fit(source.read([row])[0], (16, 16))[None]
+        assert torch.allclose(stored.moments([row]), vae.encode(small.float() / 127.5 - 1), atol=1e-4)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert encoding.resized(clips_folder, vae_folder, whole, (16, 16)) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    shard = folder / "train-00001.safetensors"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + b"?")
+    encoding.resized(clips_folder, vae_folder, whole, (16, 16))
+    assert shard.read_bytes() == good
+    assert encoding.resized(clips_folder, vae_folder, whole, (24, 16)) != folder
+    write_clips(tmp_path / "others", {"train": 2, "val": 1, "test": 0})
+    with pytest.raises(InputError, match="stale, made with clips"):
+        encoding.resized(tmp_path / "others", vae_folder, whole, (16, 16))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Phases of a training, and the weights that it begins with."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,20 @@ from components.training.optimizer import RecipeConfig
 from pipeline import train
 from pipeline.train import Params, Source, Start
 from pipeline.workers import Worker
+from tests.behaviour.families import KINDS
 from tests.pipeline.conftest import ROOT, run, tiny
 from tests.pipeline.untrained import write_latents
 
-PHASE = {"steps": 4, "batch": None, "learning_rate": None, "frames": None, "frame_noise": None, "canvas_noise": None}
+PHASE = {
+    "steps": 4,
+    "batch": None,
+    "learning_rate": None,
+    "frames": None,
+    "resolution": None,
+    "frame_noise": None,
+    "canvas_noise": None,
+}
+TABLES = tiny(read_yaml(ROOT / "params.yaml"))
 ALONE = Worker(0, 1, torch.device("cpu"), nn.Identity(), None)
 
 
@@ -30,8 +41,7 @@ def moments(folder: Path) -> Path:
 
 
 def params(row: str = "canvas", **recipe: Any) -> Params:
-    tables = tiny(read_yaml(ROOT / "params.yaml"))
-    content = {"model": tables["models"][row], "recipe": tables["recipes"]["model"] | recipe}
+    content = {"model": TABLES["models"][row], "recipe": TABLES["recipes"]["model"] | recipe}
     return parse(Params, content, where="here")
 
 
@@ -49,7 +59,7 @@ def test_a_phase_trains_on_the_first_frames_of_each_clip_and_the_next_one_on_all
 
 def test_a_phase_has_noise_of_its_own() -> None:
     chosen = params(phases=[PHASE | {"frame_noise": [0.0, 0.1]}, PHASE])
-    first, second = (train.model_of(chosen.model, phase).canvas for phase in chosen.recipe.parts())
+    first, second = (train.model_of(chosen.model, phase, (4, 4, 4)).canvas for phase in chosen.recipe.parts())
     assert (first.frame_noise, first.canvas_noise) == ((0.0, 0.1), (0.0, 0.3))
     assert second == chosen.model.canvas
 
@@ -57,7 +67,7 @@ def test_a_phase_has_noise_of_its_own() -> None:
 def test_noise_for_a_model_without_a_canvas_is_refused() -> None:
     chosen = params("no-canvas", phases=[PHASE | {"frame_noise": [0.0, 0.1]}])
     with pytest.raises(InputError, match="phase 1 of 1 sets frame_noise, but the model has no canvas"):
-        train.model_of(chosen.model, chosen.recipe.parts()[0])
+        train.model_of(chosen.model, chosen.recipe.parts()[0], (4, 4, 4))
 
 
 @pytest.mark.parametrize("frames", [1, 6])
@@ -98,12 +108,11 @@ def test_other_weights_to_begin_with_are_another_training(tmp_path: Path) -> Non
 def test_a_vae_has_no_phases() -> None:
     from pipeline import train_vae
 
-    tables = tiny(read_yaml(ROOT / "params.yaml"))
     chosen = parse(
         train_vae.Params,
         {
-            "autoencoder": tables["autoencoders"]["kuka-vae"],
-            "recipe": tables["recipes"]["vae"] | {"phases": [PHASE]},
+            "autoencoder": TABLES["autoencoders"]["kuka-vae"],
+            "recipe": TABLES["recipes"]["vae"] | {"phases": [PHASE]},
         },
         where="here",
     )
@@ -125,7 +134,7 @@ def test_at_a_rate_of_zero_phases_hand_the_given_weights_on_to_the_end(project: 
         "phases": [PHASE | {"frames": 3}, PHASE],
     }.items():
         edit(project, f"recipes.model.{key}", value)
-    words = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents",
+    words = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--clips", ".", "--latents", "latents",
              "--autoencoder", "vae", "--out", "out")  # fmt: skip
     said = run(project, *words).stdout
     assert "train the video model phase 1 of 2: 4/4 steps" in said
@@ -135,6 +144,34 @@ def test_at_a_rate_of_zero_phases_hand_the_given_weights_on_to_the_end(project: 
     history = (project / "out" / "history.csv").read_text(encoding="utf-8").splitlines()
     assert [int(line.split(",")[0]) for line in history[1:]] == [2, 3, 4, 6, 7, 8]
     assert not list((project / ".state" / "training").glob("*/checkpoint_*"))
+
+
+@pytest.mark.slow
+def test_a_phase_at_half_the_resolution_goes_before_one_at_the_clips_own(project: Path, edit: Any) -> None:
+    run(project, "dvc", "repro", "cache_latents@kuka-vae")
+    edit(project, "recipes.model.phases", [PHASE | {"resolution": [16, 16]}, PHASE])
+    said = run(project, "dvc", "repro", "train@kuka-canvasmar", "train@kuka-no-canvas").stdout
+    assert said.count("the clips at 16 x 16 pixels, for a phase of the training") == 1  # both rows read the same
+    for row in ("kuka-canvasmar", "kuka-no-canvas"):
+        assert f"train@{row}: done" in said
+        description = project / "data" / "models" / row / checkpoint.DESCRIPTION
+        assert json.loads(description.read_text(encoding="utf-8"))["model"]["latent"] == [4, 4, 4]
+    (small,) = (project / ".state" / "resized").iterdir()
+    assert Latents.open(small, "train", None).shape[2:] == (2, 2)
+    edit(project, "recipes.model.phases", [PHASE | {"resolution": [20, 16]}, PHASE])
+    told = run(project, "dvc", "repro", "train@kuka-canvasmar", check=False)
+    assert "phase 1 of 2 has resolution [20, 16], but a latent covers [8, 8] pixels" in told.stdout + told.stderr
+
+
+@pytest.mark.parametrize("model", [*TABLES["models"].values(), *KINDS.values()], ids=[*TABLES["models"], *KINDS])
+def test_a_model_of_any_kind_has_the_same_weights_at_another_resolution(model: dict[str, Any]) -> None:
+    chosen = parse(Params, {"model": model, "recipe": TABLES["recipes"]["model"]}, where="here")
+    (phase,) = chosen.recipe.parts()
+    small, large = (
+        {name: value.shape for name, value in train.model_of(chosen.model, phase, latent).build().state_dict().items()}
+        for latent in ((4, 2, 2), (4, 6, 6))
+    )
+    assert small == large
 
 
 def test_a_recipe_says_where_it_starts_and_what_is_new() -> None:

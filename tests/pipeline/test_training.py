@@ -32,6 +32,8 @@ TRAIN = (
     "pipeline.train",
     "--row",
     "kuka-canvasmar",
+    "--clips",
+    ".",  # only a phase of another resolution reads them
     "--latents",
     "latents",
     "--autoencoder",

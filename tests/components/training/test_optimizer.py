@@ -126,7 +126,15 @@ def test_a_recipe_that_cannot_be_followed_is_told_in_one_sentence(change: dict[s
         recipe(**change).check()
 
 
-PHASE = {"steps": 10, "batch": None, "learning_rate": None, "frames": None, "frame_noise": None, "canvas_noise": None}
+PHASE: dict[str, Any] = {
+    "steps": 10,
+    "batch": None,
+    "learning_rate": None,
+    "frames": None,
+    "resolution": None,
+    "frame_noise": None,
+    "canvas_noise": None,
+}
 
 
 def test_without_phases_a_recipe_is_its_own_single_part() -> None:
@@ -142,6 +150,21 @@ def test_a_phase_says_what_it_changes_and_the_recipe_the_rest() -> None:
     assert parts[1].recipe == recipe(steps=20, batch=8, learning_rate=0.1)
     assert [part.frames for part in parts] == [None, 3]
     assert [part.noise for part in parts] == [{}, {"canvas_noise": (0.0, 0.1)}]
+
+
+def test_a_phase_of_another_resolution_has_as_many_latents_as_its_pixels_hold() -> None:
+    small, own = recipe(phases=[PHASE | {"resolution": [16, 32]}, PHASE]).parts()
+    assert small.latent((12, 8, 8), (64, 64)) == (12, 2, 4)
+    assert own.latent((12, 8, 8), (64, 64)) == (12, 8, 8)
+    for resolution in ([20, 32], [4, 32]):
+        phase, _ = recipe(phases=[PHASE | {"resolution": resolution}, PHASE]).parts()
+        with pytest.raises(InputError, match=r"phase 1 of 2 has resolution .* a latent covers \[8, 8\] pixels"):
+            phase.latent((12, 8, 8), (64, 64))
+
+
+def test_the_last_phase_is_at_the_clips_own_resolution() -> None:
+    with pytest.raises(InputError, match=r"the last of 2 phases has resolution \[16, 16\]"):
+        recipe(phases=[PHASE, PHASE | {"resolution": [16, 16]}]).check()
 
 
 def test_a_phase_that_cannot_be_followed_is_refused_with_its_recipe() -> None:
