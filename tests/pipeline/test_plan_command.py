@@ -25,9 +25,12 @@ def test_a_plan_needs_the_parameters_alone_and_says_what_a_training_takes() -> N
 
 
 def test_each_phase_has_a_plan() -> None:
-    nothing = dict.fromkeys(("batch", "learning_rate", "frames", "frame_noise", "canvas_noise"))
-    said = report([1.0], phases=[{**nothing, "steps": 3, "frames": 4}, {**nothing, "steps": 5}])
-    assert "phase 1 of 2:" in said
+    nothing = dict.fromkeys(("batch", "learning_rate", "frames", "resolution", "frame_noise", "canvas_noise"))
+    small = {**nothing, "steps": 2, "frames": 4, "resolution": [16, 16]}
+    said = report([1.0], phases=[small, {**nothing, "steps": 3, "frames": 4}, {**nothing, "steps": 5}])
+    assert "phase 1 of 3:" in said
+    assert "4 a frame, 24 predicted in a step, 48 in all" in said
+    assert "phase 2 of 3:" in said
     assert "16 a frame, 96 predicted in a step, 288 in all" in said
-    assert "phase 2 of 2:" in said
+    assert "phase 3 of 3:" in said
     assert "16 a frame, 256 predicted in a step, 1.28e+03 in all" in said
