@@ -22,15 +22,8 @@ from tests.behaviour.families import KINDS
 from tests.pipeline.conftest import ROOT, run, tiny
 from tests.pipeline.untrained import write_latents
 
-PHASE = {
-    "steps": 4,
-    "batch": None,
-    "learning_rate": None,
-    "frames": None,
-    "resolution": None,
-    "frame_noise": None,
-    "canvas_noise": None,
-}
+NOTHING = ("batch", "learning_rate", "frames", "resolution", "frame_noise", "canvas_noise")
+PHASE: dict[str, Any] = {**dict.fromkeys(NOTHING), "steps": 4}
 TABLES = tiny(read_yaml(ROOT / "params.yaml"))
 ALONE = Worker(0, 1, torch.device("cpu"), nn.Identity(), None)
 

@@ -126,15 +126,8 @@ def test_a_recipe_that_cannot_be_followed_is_told_in_one_sentence(change: dict[s
         recipe(**change).check()
 
 
-PHASE: dict[str, Any] = {
-    "steps": 10,
-    "batch": None,
-    "learning_rate": None,
-    "frames": None,
-    "resolution": None,
-    "frame_noise": None,
-    "canvas_noise": None,
-}
+NOTHING = ("batch", "learning_rate", "frames", "resolution", "frame_noise", "canvas_noise")
+PHASE: dict[str, Any] = {**dict.fromkeys(NOTHING), "steps": 10}
 
 
 def test_without_phases_a_recipe_is_its_own_single_part() -> None:
