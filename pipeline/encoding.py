@@ -18,6 +18,7 @@ from components.data.clips import INDEX, Clips, ClipsManifest
 from components.data.latents import LatentKey, Latents, LatentsManifest, ShardReport
 from components.data.shards import SPLITS, Split, read_manifest
 from components.errors import InputError
+from components.training.optimizer import Phase
 from pipeline import cluster
 from pipeline.hands import spread
 from pipeline.progress import say
@@ -120,13 +121,19 @@ def fill(
     return metrics
 
 
-def resized(clips: Path, autoencoder: Path, whole: Path, size: Size) -> Path:
-    """The folder with the moments of these clips scaled to `size`, filled if it is not there.
+def resized(phase: Phase, autoencoder: Path, whole: Path) -> Path:
+    """The folder with the moments of the clips at the resolution of a phase, filled if it is not there.
 
-    Raises InputError if `whole`, the moments of the same clips as they are, is of other clips or another VAE.
+    The clips are those that `whole`, the moments at their own resolution, was made of: through it DVC knows that a
+    training depends on them, and `preprocess` leaves them near it. Raises InputError if they are gone or others.
     """
-    key = key_of(clips, autoencoder)
-    latents.refuse_stale(whole, read_manifest(LatentsManifest, whole).key, key)
+    clips = whole.resolve().parents[1] / "clips" / trained.description(autoencoder).dataset
+    key, made = key_of(clips, autoencoder), read_manifest(LatentsManifest, whole)
+    latents.refuse_stale(whole, made.key, key)
+    _, numbers, height, width = made.shape
+    assert phase.resolution is not None
+    phase.latent((numbers // 2, height, width), read_manifest(ClipsManifest, clips).size)
+    size = phase.resolution
     key = key.model_copy(update={"settings": {**key.settings, "resolution": list(size)}})
     folder = (RESIZED / fingerprint(key)).resolve()
     try:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from components import checkpoint
 from components.config import Config, fingerprint, plain
-from components.data.clips import Clips
 from components.data.conditions import Conditions
 from components.data.latents import Latents
 from components.errors import InputError
@@ -77,13 +76,10 @@ def train_in_phases(
     return jobs, Fitted(fitted.weights, history)
 
 
-def main(params: Params, *, clips: Path, latents: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
+def main(params: Params, *, latents: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
     """Averaged weights, what they are and what they were trained on, and the loss curves."""
     train = Latents.open(latents, "train", None)
     check(params.model, params.recipe, train, latents)
-    for phase in params.recipe.parts():
-        if phase.resolution is not None:
-            phase.latent(params.model.latent, Clips.open(clips, "train").size)
     if (identity := checkpoint.identity(autoencoder)) != train.key.autoencoder:
         raise InputError(
             f"{latents} holds latents of the VAE {train.key.autoencoder}, but {autoencoder} holds {identity}; "
@@ -93,8 +89,8 @@ def main(params: Params, *, clips: Path, latents: Path, autoencoder: Path, out: 
     given = conditioning.prepare(params.model, latents, cluster.device())
     whole = Source(latents.resolve(), given)
     sources = [
-        whole if size is None else Source(encoding.resized(clips, autoencoder, latents, size), given)
-        for size in (phase.resolution for phase in params.recipe.parts())
+        whole if phase.resolution is None else Source(encoding.resized(phase, autoencoder, latents), given)
+        for phase in params.recipe.parts()
     ]
     with cluster.connect(Path.cwd()):
         jobs, fitted = train_in_phases(params, sources, autoencoder.resolve(), log)

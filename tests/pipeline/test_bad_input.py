@@ -30,7 +30,7 @@ STAGES = {
     "train": (
         train.main,
         "experiments",
-        ["--row", "kuka-canvasmar", "--clips", ".", "--latents", "there", "--autoencoder", "vae"],
+        ["--row", "kuka-canvasmar", "--latents", "there", "--autoencoder", "vae"],
     ),
     "simulate": (simulate.main, "simulations", ["--row", "kuka"]),
     "preprocess": (preprocess.main, "datasets", ["--row", "kuka"]),

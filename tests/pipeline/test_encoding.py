@@ -1,6 +1,7 @@
 """Clips to moments in shards: gone on with after a stop, damaged ones made again alone."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,13 @@ from components.data import clips, latents, shards, video
 from components.data.clips import ClipsManifest
 from components.data.latents import Latents
 from components.errors import InputError
+from components.training.optimizer import Phase, RecipeConfig
 from pipeline import encoding, repair
 from tests.pipeline.conftest import ROOT, environment, run, tiny
 
+RECIPE = config.parse(
+    RecipeConfig, yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["recipes"]["model"], where="recipe"
+)
 COUNTS = {"train": 7, "val": 3, "test": 0}
 PLACE = torch.device("cpu")
 
@@ -114,9 +119,17 @@ def test_moments_of_another_vae_are_not_mended(cached, tmp_path) -> None:
 
 
 def test_clips_at_another_resolution_are_encoded_once_scaled_as_videos_are(cached, tmp_path, monkeypatch) -> None:
-    clips_folder, vae_folder, whole = cached
+    data = tmp_path / "data"
+    clips_folder, whole, vae_folder = data / "clips" / "kuka", data / "latents" / "kuka-vae", cached[1]
+    for old, new in ((cached[0], clips_folder), (cached[2], whole)):
+        new.parent.mkdir(parents=True)
+        old.rename(new)
     monkeypatch.chdir(tmp_path)
-    folder = encoding.resized(clips_folder, vae_folder, whole, (16, 16))
+
+    def resized(*size: int) -> Path:
+        return encoding.resized(Phase("phase 1 of 2", RECIPE, None, size, {}), vae_folder, whole)
+
+    folder = resized(16, 16)
     stored = Latents.open(folder, "train", None)
     assert (len(stored), stored.shape) == (7, (9, 4, 2, 2))
     source, vae = clips.Clips.open(clips_folder, "train"), trained.load(vae_folder, PLACE)
@@ -124,17 +137,23 @@ def test_clips_at_another_resolution_are_encoded_once_scaled_as_videos_are(cache
         small = video.fit(source.read([row])[0], (16, 16))[None]
         assert torch.allclose(stored.moments([row]), vae.encode(small.float() / 127.5 - 1), atol=1e-4)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert encoding.resized(clips_folder, vae_folder, whole, (16, 16)) == folder
+    assert resized(16, 16) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     shard = folder / "train-00001.safetensors"
     good = shard.read_bytes()
     shard.write_bytes(good[:-1] + b"?")
-    encoding.resized(clips_folder, vae_folder, whole, (16, 16))
+    resized(16, 16)
     assert shard.read_bytes() == good
-    assert encoding.resized(clips_folder, vae_folder, whole, (24, 16)) != folder
-    write_clips(tmp_path / "others", {"train": 2, "val": 1, "test": 0})
+    assert resized(24, 16) != folder
+    with pytest.raises(InputError, match=r"a latent covers \[8, 8\] pixels"):
+        resized(20, 16)
+    shutil.rmtree(clips_folder)
+    write_clips(clips_folder, {"train": 2, "val": 1, "test": 0})
     with pytest.raises(InputError, match="stale, made with clips"):
-        encoding.resized(tmp_path / "others", vae_folder, whole, (16, 16))
+        resized(16, 16)
+    shutil.rmtree(clips_folder)
+    with pytest.raises(InputError, match="does not exist"):
+        resized(16, 16)
 
 
 @pytest.mark.slow

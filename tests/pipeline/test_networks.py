@@ -26,8 +26,6 @@ TRAIN = (
     "pipeline.train",
     "--row",
     "kuka-canvasmar",
-    "--clips",
-    ".",
     "--latents",
     "latents",
     "--autoencoder",

@@ -127,7 +127,7 @@ def test_at_a_rate_of_zero_phases_hand_the_given_weights_on_to_the_end(project: 
         "phases": [PHASE | {"frames": 3}, PHASE],
     }.items():
         edit(project, f"recipes.model.{key}", value)
-    words = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--clips", ".", "--latents", "latents",
+    words = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents",
              "--autoencoder", "vae", "--out", "out")  # fmt: skip
     said = run(project, *words).stdout
     assert "train the video model phase 1 of 2: 4/4 steps" in said

@@ -32,8 +32,6 @@ TRAIN = (
     "pipeline.train",
     "--row",
     "kuka-canvasmar",
-    "--clips",
-    ".",  # only a phase of another resolution reads them
     "--latents",
     "latents",
     "--autoencoder",

@@ -98,7 +98,7 @@ def test_a_model_under_captions_is_trained_on_what_the_encoder_makes_of_them(wor
     assert len(list((worded / ".state" / "conditions").iterdir())) == 2
     assert not torch.equal(predicted(worded, "few things"), predicted(worded, "many things"))
     edit(worded, "models.words.condition", text | {"numbers": 8})
-    words = ("python", "-m", "pipeline.train", "--row", ROW, "--clips", "data/clips/mine", "--latents",
+    words = ("python", "-m", "pipeline.train", "--row", ROW, "--latents",
              "data/latents/mine-vae", "--autoencoder", "data/autoencoders/mine-vae", "--out", "x")  # fmt: skip
     told = run(worded, *words, check=False)
     assert told.returncode == 2
