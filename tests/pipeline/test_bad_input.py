@@ -27,11 +27,7 @@ CASES = [
     ("sampler", {}, "train", "unknown table sampler"),
 ]
 STAGES = {
-    "train": (
-        train.main,
-        "experiments",
-        ["--row", "kuka-canvasmar", "--latents", "there", "--autoencoder", "vae"],
-    ),
+    "train": (train.main, "experiments", ["--row", "kuka-canvasmar", "--latents", "there", "--autoencoder", "vae"]),
     "simulate": (simulate.main, "simulations", ["--row", "kuka"]),
     "preprocess": (preprocess.main, "datasets", ["--row", "kuka"]),
 }

@@ -183,8 +183,8 @@ def test_a_training_waits_for_nodes_that_are_gone_and_grows_with_those_that_come
         if node.is_running():
             end(node)
     cluster.start("c", "--address", f"127.0.0.1:{cluster.port}", "--num-cpus", "1")
-    words = ("-m", "pipeline.train", "--row", ROWS[0], "--latents",
-             "data/latents/kuka-vae", "--autoencoder", "data/autoencoders/kuka-vae", "--out", "trained")  # fmt: skip
+    words = ("-m", "pipeline.train", "--row", ROWS[0], "--latents", "data/latents/kuka-vae", "--autoencoder",
+             "data/autoencoders/kuka-vae", "--out", "trained")  # fmt: skip
     said = short / "said.txt"
     with said.open("w") as log:
         training = subprocess.Popen(

@@ -21,16 +21,7 @@ from tests.pipeline.untrained import write_latents
 pytestmark = pytest.mark.slow
 HOSTS = {"left": "10.213.7.1", "right": "10.213.7.2"}
 PORT = 6399
-TRAIN = (
-    "-m",
-    "pipeline.train",
-    "--row",
-    "kuka-canvasmar",
-    "--latents",
-    "latents",
-    "--autoencoder",
-    "vae",
-)
+TRAIN = ("-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents", "--autoencoder", "vae")
 
 
 @dataclass
