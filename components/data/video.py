@@ -224,7 +224,7 @@ def _unreadable(path: Path) -> str:
 
 
 def _whole(path: Path, header: _Header, chunks: Iterator[ndarray]) -> Iterator[UInt8[ndarray, "f h w 3"]]:
-    """The same; raises InputError in the end unless all are there."""
+    """The same chunks; raises InputError after the last one unless all promised frames have come."""
     count = 0
     for chunk in chunks:
         count += len(chunk)
