@@ -1,4 +1,4 @@
-# `make repro` and `make test` are all it takes; each sets itself up first.
+# `make repro` runs the pipeline and `make test` the tests. Each target creates the virtual environment first if needed.
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -8,36 +8,38 @@ export PATH := $(BIN):$(PATH)
 
 .PHONY: repro compare test lint ui demo docs setup
 
-repro: $(READY) ## videos to report: everything that is not up to date
+repro: $(READY) ## check params.yaml, then run the pipeline from videos to report, as far as it is out of date
+	python -m pipeline.commands.cli check
 	dvc repro
 
-compare: $(READY) ## every family of models side by side, into docs/comparison.md; takes params.yaml for it
+compare: $(READY) ## compare all model families and write docs/comparison.md; replaces params.yaml
 	@git diff --quiet HEAD -- params.yaml || cmp -s presets/compare.yaml params.yaml || \
-		{ echo "params.yaml has changes of yours; commit them, then make compare" >&2; exit 2; }
+		{ echo "params.yaml has uncommitted changes, which make compare would overwrite; commit them first" >&2; exit 2; }
 	cp presets/compare.yaml params.yaml
+	python -m pipeline.commands.cli check
 	dvc repro
 	python -m benchmarks.families --repeats 3 --out docs/families.json
 	python -m benchmarks.comparison
 
-test: $(READY) ## every test: the quick ones two at a time, then the slow ones
+test: $(READY) ## run the quick tests in two processes, then the slow tests
 	OMP_NUM_THREADS=1 python -m pytest -q -m "not slow" --numprocesses 2 --dist loadfile
 	python -m pytest -q -m slow --durations 20
 
-lint: $(READY) ## style, format, types
+lint: $(READY) ## check style, formatting and types
 	ruff check .
 	ruff format --check .
 	mypy
 
-ui: $(READY) ## the MLflow UI
-	python -m pipeline.ui
+ui: $(READY) ## start the MLflow UI
+	canvasmar ui
 
-demo: $(READY) ## a page on this machine where trained rows continue a video
-	python -m pipeline.demo
+demo: $(READY) ## serve a local page on which trained rows continue a video
+	canvasmar demo
 
-docs: $(READY) ## the site in build/site; fails at any broken link
+docs: $(READY) ## build the site in build/site; fails on a broken link
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
-setup: $(READY)
+setup: $(READY) ## create the virtual environment
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,1 +1,1 @@
-"""How fast the product is beside what the machine could do, as tables."""
+"""Benchmarks: speed and memory of training, sampling and data stages against references on the same machine."""

@@ -1,16 +1,16 @@
-"""The floating-point operations of CanvasMAR by part, in closed form: two for each multiplication with its addition.
+"""Floating-point operations (FLOP) of CanvasMAR by part, in closed form; a multiply-add counts as two.
 
-Matrix products only. Products with an input that needs no gradient (latents, sinusoids) cost as much in the backward
-pass as in the forward pass, all others twice as much. Attention is counted without its mask, as the kernels compute it.
+Only matrix products are counted. The backward pass costs twice the forward pass, or as much as the forward pass if the
+input needs no gradient (latents, sinusoids). Attention is counted without its mask, as the kernels compute it.
 """
 
 from dataclasses import dataclass
 
-from components import flow, guidance, masking
-from components.models.canvasmar import CanvasMARConfig
-from components.models.temporal_vit import PATCH
-from components.nn.blocks import MLP_RATIO, ViTConfig
-from components.nn.embeddings import FREQUENCIES
+from components.models import flow, guidance, masking
+from components.models.canvasmar.model import CanvasMARConfig
+from components.models.canvasmar.temporal_vit import PATCH
+from components.models.layers.blocks import MLP_RATIO, ViTConfig
+from components.models.layers.embeddings import FREQUENCIES
 from components.sampling.frame import SamplerConfig
 
 PARTS = ("temporal", "canvas", "spatial", "head")
@@ -19,7 +19,7 @@ COLUMNS = tuple(f"{part} GFLOP" for part in PARTS)
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Operations of a forward pass, and those of its backward pass."""
+    """FLOP of a forward pass and of its backward pass."""
 
     forward: int = 0
     backward: int = 0
@@ -31,25 +31,25 @@ class Work:
         return Work(self.forward * times, self.backward * times)
 
 
-Operations = dict[str, int]  # by part
+Operations = dict[str, int]  # FLOP by part of the model
 
 
 def add(*several: Operations) -> Operations:
-    """The sum, part by part."""
+    """Return the sum for each part."""
     return {part: sum(each[part] for each in several) for part in PARTS}
 
 
 def columns(operations: Operations) -> dict[str, float]:
-    """As columns of a table, in thousand millions."""
+    """Return the operations in GFLOP by column of a table."""
     return {column: operations[part] / 1e9 for column, part in zip(COLUMNS, PARTS, strict=True)}
 
 
 def training(config: CanvasMARConfig, batch: int, frames: int, visible: int) -> Operations:
-    """A training step, forward and backward, on clips of so many latent frames with so many visible tokens in each."""
+    """Return the FLOP of a training step on clips of `frames` latent frames with `visible` visible tokens per frame."""
     m, n, d, c = _temporal_tokens(config), _tokens(config), config.temporal.width, config.latent[0]
     rows = batch * (frames - 1)
     masked = rows * (n - visible)
-    noised = masked * config.head.repeats  # each at a time of its own
+    noised = masked * config.head.repeats  # each at its own flow time
     parts = {
         "temporal": _recomputed(config, batch, frames - 1),
         "canvas": _canvas(config) * rows,
@@ -60,7 +60,10 @@ def training(config: CanvasMARConfig, batch: int, frames: int, visible: int) -> 
 
 
 def sampled(config: CanvasMARConfig, sampler: SamplerConfig, batch: int) -> Operations:
-    """The next frame of so many videos, without the Temporal ViT, which `remembered` and `recomputed` count."""
+    """Return the FLOP of sampling the next frame of `batch` videos, without the Temporal ViT.
+
+    `remembered` and `recomputed` count the Temporal ViT.
+    """
     m, n, d, c = _temporal_tokens(config), _tokens(config), config.temporal.width, config.latent[0]
     rows = batch * branches(config, sampler)
     times = flow.evaluations(sampler.flow_steps, sampler.solver)
@@ -74,7 +77,7 @@ def sampled(config: CanvasMARConfig, sampler: SamplerConfig, batch: int) -> Oper
 
 
 def remembered(config: CanvasMARConfig, batch: int, first: int, last: int) -> Operations:
-    """The Temporal ViT with its memory for the frames first..last; frame 0 is the learned block."""
+    """Return the FLOP of the Temporal ViT with its memory for frames first..last; frame 0 is the learned block."""
     m = _temporal_tokens(config)
     work = Work()
     for frame in range(first, last + 1):
@@ -85,12 +88,12 @@ def remembered(config: CanvasMARConfig, batch: int, first: int, last: int) -> Op
 
 
 def recomputed(config: CanvasMARConfig, batch: int, frames: int) -> Operations:
-    """The Temporal ViT over the learned block and so many frames at once, without a memory."""
+    """Return the FLOP of the Temporal ViT over the learned block and `frames` frames at once, without a memory."""
     return {**dict.fromkeys(PARTS, 0), "temporal": _recomputed(config, batch, frames).forward}
 
 
 def branches(config: CanvasMARConfig, sampler: SamplerConfig) -> int:
-    """How many conditions guidance has to compute."""
+    """Return the number of conditions that guidance evaluates."""
     scales = (sampler.temporal_scale, sampler.canvas_scale)[: 1 if config.canvas is None else 2]
     return sum(weight != 0 for weight in guidance.coefficients(scales))
 
@@ -140,7 +143,7 @@ def _canvas(config: CanvasMARConfig) -> Work:
 
 
 def _spatial_blocks(config: CanvasMARConfig, prefix: int, visible: int, tokens: int) -> Work:
-    """First the blocks that see the prefix and what is visible, then those that see all."""
+    """Return the FLOP of the encoder blocks (prefix and visible tokens) and of the other blocks (all tokens)."""
     depth = config.spatial.encoder_depth
     encoder, rest = (
         config.spatial.model_copy(update={"layers": layers}) for layers in (depth, config.spatial.layers - depth)
@@ -160,7 +163,11 @@ def _head_time(config: CanvasMARConfig, times: int) -> Work:
 
 
 def _head(config: CanvasMARConfig, tokens: int) -> Work:
-    """One velocity of each token: in and out, a modulation of three and an MLP of two layers a block, a last of two."""
+    """Return the FLOP of one velocity per token.
+
+    Linear layers: input and output; in each block a modulation (three vectors) and an MLP (two layers); a final
+    modulation (two vectors).
+    """
     w, c = config.head.width, config.latent[0]
     ends = _linear(tokens, c, w, data=True) + _linear(tokens, w, c)
     return ends + _linear(tokens, w, (5 * config.head.layers + 2) * w)

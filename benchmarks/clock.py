@@ -1,4 +1,4 @@
-"""Time and memory as a device spends them."""
+"""Time, peak memory and matmul rate of a device."""
 
 import sys
 import time
@@ -6,29 +6,29 @@ from pathlib import Path
 
 import torch
 
-from components import heap
+from components.foundation import allocator
 
 PROCESS = Path("/proc/self")
 
 
 def now(device: torch.device) -> float:
-    """Seconds, read once everything that the device was given is done."""
+    """Synchronise the device and return the time in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def forget_peak(device: torch.device) -> None:
-    """From here on `peak` counts anew."""
+    """Reset the peak memory that `peak` returns."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        heap.give_back()
+        allocator.give_back()
         (PROCESS / "clear_refs").write_text("5")  # proc(5): resets the peak of the resident set
 
 
 def peak(device: torch.device) -> float | None:
-    """The most memory in MB since then: the device's tensors, or all of the process on a CPU; None if unknown."""
+    """Return the peak memory in MB since `forget_peak`: of tensors (GPU) or of the process (CPU); None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if sys.platform != "linux":
@@ -38,10 +38,10 @@ def peak(device: torch.device) -> float | None:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int, repeats: int) -> float:
-    """Operations a second of the product of two square matrices, the best of some repeats."""
+    """Return the best FLOP/s over `repeats` products of two square matrices with `side` rows."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = []
-    for _ in range(repeats + 1):  # the first one warms up
+    for _ in range(repeats + 1):  # the first product is a warm-up
         began = now(device)
         a @ b
         seconds.append(now(device) - began)

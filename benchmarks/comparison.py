@@ -1,7 +1,7 @@
-"""`python -m benchmarks.comparison`: what the rows of presets/compare.yaml scored, beside what they cost.
+"""`python -m benchmarks.comparison`: scores and costs of the rows of presets/compare.yaml.
 
-Reads the evaluations and the table that `python -m benchmarks.families --out docs/families.json` wrote, and puts table,
-sentences and figure into docs/comparison.md. A row that has not been evaluated has dashes, and is named.
+Reads the evaluations and the table that `python -m benchmarks.families --out docs/families.json` wrote, and puts a
+table, sentences and a figure into docs/comparison.md. Rows without an evaluation get dashes and are listed.
 """
 
 import argparse
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from benchmarks import families
 from benchmarks.table import text
-from components.config import read_yaml
-from components.errors import InputError
+from components.foundation.config import read_yaml
+from components.foundation.errors import InputError
+from components.foundation.files import read_json
 from components.reporting import results
 from components.reporting.results import Evaluation, Score
 
@@ -21,8 +22,8 @@ COSTS = ("first frame, ms", "clip, ms", "clip of a batch, ms", "memory, MB", "to
 
 
 def evaluations(folder: Path, rows: list[str]) -> dict[str, Evaluation]:
-    """Those rows that have been evaluated. Raises InputError for scores that were not made by one protocol."""
-    from components.reporting import tables
+    """Read the evaluations of the rows that have one. Raises InputError if their protocols differ."""
+    from components.reporting.tables import tables
 
     found = {row: results.read_evaluation(folder / row) for row in rows if (folder / row / "scores.json").is_file()}
     tables.check_comparable(list(found.values()))
@@ -30,8 +31,11 @@ def evaluations(folder: Path, rows: list[str]) -> dict[str, Evaluation]:
 
 
 def costs(path: Path) -> dict[str, list[float]]:
-    """What each row costs, in the order of COSTS: alone, and at the largest batch that was measured."""
-    preset, measured = read_yaml(families.PRESET), results.read_json(path)["rows"]
+    """Return the costs of each row in the order of COSTS, at batch 1 and at the largest measured batch.
+
+    Raises InputError if the measurements lack a row at one of these batches.
+    """
+    preset, measured = read_yaml(families.PRESET), read_json(path)["rows"]
     largest = max(line["batch"] for line in measured)
     found = {}
     for row, chosen in preset["experiments"].items():
@@ -46,8 +50,8 @@ def costs(path: Path) -> dict[str, list[float]]:
 
 
 def shown(score: Score | None) -> list[str]:
-    """A row's scores as cells."""
-    numbers = {} if score is None else score.numbers
+    """Return the scores of a row as cells of the table."""
+    numbers = {} if score is None else score.metrics
     cells = [text(numbers.get(key)) for key in SCORES]
     if "fvd_low" in numbers:
         cells[0] += f" ({text(numbers['fvd_low'])} to {text(numbers['fvd_high'])})"
@@ -55,8 +59,8 @@ def shown(score: Score | None) -> list[str]:
 
 
 def table(found: dict[str, Evaluation], cost: dict[str, list[float]]) -> list[str]:
-    """The lines of the table: every row of the preset, and the references that any score is read against."""
-    from components.reporting import tables
+    """Return the lines of the Markdown table: every row of the preset, then the references."""
+    from components.reporting.tables import tables
 
     heads = ["row", *SCORES.values(), *COSTS]
     lines = [heads, ["---"] * len(heads)]
@@ -69,31 +73,31 @@ def table(found: dict[str, Evaluation], cost: dict[str, list[float]]) -> list[st
 
 
 def sentences(found: dict[str, Evaluation], cost: dict[str, list[float]]) -> list[str]:
-    """What the numbers say, and what they do not."""
-    from components.reporting import tables
+    """Return sentences on the limits of the scores, missing rows and speed ratios."""
+    from components.reporting.tables import tables
 
-    said = list(tables.verdicts(list(found.values())))
+    lines = list(tables.verdicts(list(found.values())))
     if missing := [row for row in cost if row not in found]:
-        said.append(f"Not trained and evaluated yet: {', '.join(missing)}. Their costs are those of fresh weights.")
+        lines.append(f"Not evaluated yet: {', '.join(missing)}. Their costs are those of untrained weights.")
     first, anchor = next(iter(cost)), list(cost)[-1]
     for name, column in (("first frame", 0), ("clip", 1)):
         ratio = cost[anchor][column] / cost[first][column]
-        said.append(f"One video at a time, the {name} of {first} comes {text(ratio)} times as fast as {anchor}'s.")
-    return said
+        lines.append(f"At batch 1, {first} samples the {name} {text(ratio)} times as fast as {anchor}.")
+    return lines
 
 
 def write(document: Path, lines: list[str]) -> None:
-    """Puts the lines between the marks of the document. Raises InputError if it has none."""
+    """Replace the text between the marks of the document. Raises InputError if a mark is missing."""
     whole = document.read_text(encoding="utf-8")
     before, begin, rest = whole.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise InputError(f"{document} has no lines {BEGIN} and {END}; restore it from git")
+        raise InputError(f"{document} lacks the line {BEGIN} or {END}; restore it from git")
     document.write_text("\n".join([before + BEGIN, "", *lines, "", END]) + after, encoding="utf-8")
 
 
 def main() -> None:
-    """Table, sentences and figure of the comparison."""
+    """Write table, sentences and figure of the comparison into the document."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=main.__doc__)
     parser.add_argument("--evaluations", type=Path, default=Path("data/evaluations"))
     parser.add_argument("--families", type=Path, default=Path("docs/families.json"))
@@ -106,7 +110,7 @@ def main() -> None:
 
 
 def compare(folder: Path, measured: Path, document: Path) -> None:
-    """The whole of it; the figure is drawn once two rows have a score."""
+    """Write table and sentences into the document, and the figure once two rows have a score."""
     from components.reporting import figures
 
     cost = costs(measured)
@@ -116,7 +120,7 @@ def compare(folder: Path, measured: Path, document: Path) -> None:
     if len(scored) > 1:
         picture = document.with_suffix(".png")
         picture.write_bytes(figures.against_time(scored, figures.LIGHT))
-        lines += ["", f"![FVD against the milliseconds of a clip]({picture.name})"]
+        lines += ["", f"![FVD against the milliseconds per clip]({picture.name})"]
     write(document, lines)
 
 

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.families`: the families of presets/compare.yaml, of one size, in time and memory.
+"""`python -m benchmarks.families`: time and memory of the model families of presets/compare.yaml, at equal size.
 
-Sampling: milliseconds to the first frame and to the last, each family with the sampler of its row. Training:
-supervised tokens a second. Medians of repeats that take turns, so that all rows meet the same machine; the weights are
-fresh, which cost the same. Nothing here asks of what kind a model is.
+Sampling: milliseconds to the first and to the last frame, with the sampler of each row. Training: supervised tokens
+per second. Times are medians over repeats. Each repeat measures every family once, so that changes in machine load
+affect all rows alike. Weights are untrained, which does not change the cost. No code here depends on the model kind.
 """
 
 import argparse
@@ -16,10 +16,10 @@ import torch
 from benchmarks import choices, clock
 from benchmarks.choices import Choices
 from benchmarks.table import Table, Value
-from components.config import Config, parse, read_yaml
-from components.errors import InputError
+from components.foundation.config import Config, parse, read_yaml
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
 from components.models.kinds import Model, ModelConfig
-from components.randomness import Stream
 from components.sampling.frame import SamplerConfig
 from components.sampling.rollout import rollout
 from components.training import plan
@@ -27,8 +27,8 @@ from components.training.loop import Training
 from components.training.optimizer import RecipeConfig
 
 PRESET = choices.ROOT / "presets" / "compare.yaml"
-FRAMES, CONTEXT = 9, 1  # latent frames of a clip, and those that are given
-DRAWS = 16  # steps whose arithmetic is counted: masks and targets differ, and with them the work
+FRAMES, CONTEXT = 9, 1  # latent frames of a clip, and of its context
+DRAWS = 16  # steps over which FLOP are averaged, since they depend on random masks and targets
 COLUMNS = (
     "family", "batch", "parameters M", "sets", "first frame ms", "clip ms", "sampling MB", "first frame, of anchor",
     "clip, of anchor", "tokens/s", "training GFLOP a clip", "training MB",
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 class Row(Config):
-    """What the benchmark takes of a row."""
+    """The configs of a row that the benchmark uses."""
 
     model: ModelConfig
     sampler: SamplerConfig
@@ -45,7 +45,7 @@ class Row(Config):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A row of the preset: what is built, sampled and trained."""
+    """A row of the preset with its built model."""
 
     name: str
     model: Model
@@ -55,7 +55,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Seconds to the first frame and to the last, and the peak of memory in MB."""
+    """Seconds to the first and to the last frame, and peak memory in MB."""
 
     first: float
     clip: float
@@ -63,8 +63,8 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """Seconds of a step, the tokens that it learned to predict, and the peak of memory in MB."""
+class TrainingCost:
+    """Seconds of a training step, its number of supervised tokens, and peak memory in MB."""
 
     seconds: float
     tokens: int
@@ -72,7 +72,7 @@ class Trained:
 
 
 def families(device: torch.device) -> list[Family]:
-    """The rows of the preset, with fresh weights."""
+    """Build the rows of the preset with untrained weights."""
     content = read_yaml(PRESET)
     found = []
     for name, chosen in content["experiments"].items():
@@ -83,7 +83,7 @@ def families(device: torch.device) -> list[Family]:
 
 
 def sample(family: Family, batch: int, frames: int, run: Choices) -> Sampled:
-    """One rollout of so many videos."""
+    """Time one rollout of `batch` videos."""
     model, device = family.model.eval(), run.device
     context = torch.randn(batch, CONTEXT, *model.config.latent, device=device)
     clock.forget_peak(device)
@@ -94,35 +94,36 @@ def sample(family: Family, batch: int, frames: int, run: Choices) -> Sampled:
     return Sampled(marks[1] - marks[0], marks[-1] - marks[0], clock.peak(device))
 
 
-def learner(family: Family, batch: int, run: Choices) -> Callable[[], Trained]:
-    """What trains for one step, on clips of noise, and tells how long it took."""
+def learner(family: Family, batch: int, run: Choices) -> Callable[[], TrainingCost]:
+    """Return a function that trains for one step on clips of noise and measures it."""
     recipe = family.recipe.model_copy(update={"batch": batch, "workers": 1, "precision": run.dtype})
     training = Training(family.model, lambda module: module, recipe)
     clips = torch.randn(batch, FRAMES, *family.model.config.latent, device=run.device)
     samples = tuple(range(batch))
 
-    def step() -> Trained:
+    def step() -> TrainingCost:
         family.model.train()
-        # `update` draws the same: the chance belongs to seed, samples and step
+        # `update` makes the same draws: they depend only on seed, samples and step
         draws = training.draw(clips, Stream.of(recipe.seed, samples, run.device).fork("step", training.step))
         clock.forget_peak(run.device)
         began = clock.now(run.device)
         training.update(samples, clips)
         seconds = clock.now(run.device) - began
-        return Trained(seconds, family.model.supervised(draws), clock.peak(run.device))  # type: ignore[arg-type]
+        tokens = family.model.supervised_tokens(draws)  # type: ignore[arg-type]
+        return TrainingCost(seconds, tokens, clock.peak(run.device))
 
     return step
 
 
 def measure(several: list[Family], batch: int, frames: int, run: Choices) -> list[dict[str, Value]]:
-    """The table's rows for one batch; the last family is the anchor that the others are so many times faster than."""
+    """Return the rows of the table for one batch size; the last family is the anchor of the speed ratios."""
     print(f"batch {batch}: {len(several)} families, {run.repeats} repeats", file=sys.stderr, flush=True)
     learners = [learner(family, batch, run) for family in several]
-    for family, step in zip(several, learners, strict=True):  # warms up
+    for family, step in zip(several, learners, strict=True):  # warm-up
         step()
         sample(family, batch, 1, run)
     sampled: list[list[Sampled]] = [[] for _ in several]
-    trained: list[list[Trained]] = [[] for _ in several]
+    trained: list[list[TrainingCost]] = [[] for _ in several]
     for _ in range(run.repeats):
         for index, family in enumerate(several):
             sampled[index].append(sample(family, batch, frames, run))
@@ -134,11 +135,11 @@ def measure(several: list[Family], batch: int, frames: int, run: Choices) -> lis
     return lines
 
 
-def line(family: Family, sampled: list[Sampled], trained: list[Trained], batch: int) -> dict[str, Value]:
-    """Medians of a family's repeats."""
+def line(family: Family, sampled: list[Sampled], trained: list[TrainingCost], batch: int) -> dict[str, Value]:
+    """Return the row of a family: medians of times, maxima of memory."""
     clip = torch.zeros(1, FRAMES, *family.model.config.latent)
-    shapes = plan.shapes(family.model)
-    work = plan.flops(shapes, plan.draws(shapes, clip, family.recipe.seed, range(DRAWS)), clip)
+    shapes = plan.meta_copy(family.model)
+    work = plan.flops(shapes, plan.draw_steps(shapes, clip, family.recipe.seed, range(DRAWS)), clip)
     return {
         **dict.fromkeys(COLUMNS),
         "family": family.name,
@@ -155,7 +156,7 @@ def line(family: Family, sampled: list[Sampled], trained: list[Trained], batch: 
 
 
 def benchmark(given: argparse.Namespace) -> Table:
-    """All families for every batch."""
+    """Return the table of all families at every batch size. Raises InputError for --frames below 1."""
     run = choices.read(given, (1,) if given.quick else (1, 16))
     frames = FRAMES - CONTEXT if given.frames is None else given.frames
     if frames < 1:
@@ -167,9 +168,9 @@ def benchmark(given: argparse.Namespace) -> Table:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = choices.parser("The families of presets/compare.yaml in time and memory.")
-    parser.add_argument("--frames", type=int, help="latent frames that are sampled; by default a clip's")
+    """Return the command-line parser."""
+    parser = choices.parser("Time and memory of the families of presets/compare.yaml.")
+    parser.add_argument("--frames", type=int, help="latent frames to sample; default: clip length minus context")
     return parser
 
 

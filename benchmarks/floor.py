@@ -1,4 +1,4 @@
-"""`python -m benchmarks.floor`: the least time for the arithmetic, operations over the rate of matrix products."""
+"""`python -m benchmarks.floor`: lower bound of the time: FLOP divided by the measured FLOP/s of matrix products."""
 
 import argparse
 from statistics import mean
@@ -8,15 +8,15 @@ import torch
 from benchmarks import arithmetic, choices
 from benchmarks.arithmetic import Operations
 from benchmarks.table import Table, Value
-from components import masking
-from components.models.canvasmar import CanvasMARConfig
+from components.models import masking
+from components.models.canvasmar.model import CanvasMARConfig
 from components.sampling.frame import SamplerConfig
 
 COLUMNS = ("what", "batch", *arithmetic.COLUMNS, "GFLOP", "head's share", "floor ms")
 
 
 def row(name: str, batch: int, operations: Operations, rate: float) -> dict[str, Value]:
-    """One line of the table."""
+    """Return one row of the table; `rate` is in FLOP/s."""
     work = sum(operations.values())
     return {
         "what": name,
@@ -31,7 +31,10 @@ def row(name: str, batch: int, operations: Operations, rate: float) -> dict[str,
 def rows(
     config: CanvasMARConfig, samplers: dict[str, SamplerConfig], batch: int, rate: float
 ) -> list[dict[str, Value]]:
-    """The second latent frame for each sampler, and a training step at the mean number of visible tokens."""
+    """Return a row for the second latent frame by each sampler, and one for a training step.
+
+    The training step has the mean number of visible tokens.
+    """
     history = arithmetic.remembered(config, batch, 1, 1)
     frames = {
         name: arithmetic.add(history, arithmetic.sampled(config, sampler, batch)) for name, sampler in samplers.items()
@@ -45,14 +48,14 @@ def rows(
 
 
 def benchmark(given: argparse.Namespace) -> Table:
-    """The floors of every sampler of params.yaml, as it stands and without guidance."""
+    """Return the table for the samplers `default` and `fast` with and without guidance, and for a training step."""
     run = choices.read(given, (1,))
     config = choices.entry(given.size, CanvasMARConfig, "models", "canvas")
-    guided = {name: choices.entry("default", SamplerConfig, "samplers", name) for name in ("default", "fast")}
+    guided = {name: choices.entry("kuka", SamplerConfig, "samplers", name) for name in ("default", "fast")}
     samplers = {
-        f"{name}{words}": sampler.model_copy(update=change)
+        f"{name}{suffix}": sampler.model_copy(update=change)
         for name, sampler in guided.items()
-        for words, change in ((", no guidance", {"temporal_scale": 1.0, "canvas_scale": 1.0}), ("", {}))
+        for suffix, change in ((", no guidance", {"temporal_scale": 1.0, "canvas_scale": 1.0}), ("", {}))
     }
     rate = run.rate()
     lines = [line for batch in run.batches for line in rows(config, samplers, batch, rate)]
@@ -60,4 +63,4 @@ def benchmark(given: argparse.Namespace) -> Table:
 
 
 if __name__ == "__main__":
-    choices.run(choices.parser("The least time that the arithmetic takes on this machine."), benchmark)
+    choices.run(choices.parser("Lower bound of the time of the arithmetic on this machine."), benchmark)

@@ -1,8 +1,8 @@
-"""Clips a second of the training's loader, against a copy of the same bytes in memory.
+"""Clips per second of the training data loader, against a copy of the same bytes in memory.
 
 `python -m benchmarks.loader` writes moments to a temporary folder, reads them as training does (shuffled, one batch
-ahead), and prints a table; the first epoch compares every shard with its sha256, the later ones do not. The share
-waited is that of a training step of so many milliseconds.
+ahead) and prints a table. Only the first epoch verifies the sha256 of every shard. The last epoch sleeps for
+`--milliseconds` per step in place of training. `share waited` is the share of an epoch spent waiting for a batch.
 """
 
 import argparse
@@ -13,24 +13,24 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from components.data import latents
-from components.data.latents import LatentKey, Latents
-from components.data.loading import ReadAhead, sample_ids
+from components.datasets import latents
+from components.datasets.latents import LatentKey, Latents
+from components.datasets.loading import ReadAhead, sample_ids
 
 
 def write(folder: Path, clips: int, shape: tuple[int, int, int, int], shard: int) -> None:
-    """Random moments, stored as the cache stores them: so many to train on, and one to validate on."""
+    """Write a cache of random moments: `clips` for training, in shards of `shard` clips, and one for validation."""
     generator = torch.Generator().manual_seed(0)
     reports = [
         latents.write_shard(folder, "train", index, torch.randn(min(shard, clips - start), *shape, generator=generator))
         for index, start in enumerate(range(0, clips, shard))
     ]
     reports.append(latents.write_shard(folder, "val", 0, torch.randn(1, *shape, generator=generator)))
-    latents.finish(folder, reports, LatentKey(autoencoder="random", clips="random", settings={}))
+    latents.finish(folder, reports, LatentKey(autoencoder="random", clips="random", settings={}), {})
 
 
 def epoch(stored: Latents, batch: int, number: int, step_seconds: float) -> tuple[float, float]:
-    """Seconds of an epoch, and the seconds of it that were spent waiting for a batch."""
+    """Return the seconds of an epoch and the seconds spent waiting for batches."""
     steps = len(stored) // batch
 
     def ids(step: int) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ def epoch(stored: Latents, batch: int, number: int, step_seconds: float) -> tupl
 
 
 def copy_seconds(stored: Latents, batch: int) -> float:
-    """Seconds to copy the bytes of an epoch from memory to memory."""
+    """Return the seconds to copy the bytes of an epoch within memory."""
     rows = stored.moments(range(batch))
     target = torch.empty_like(rows)
     began = time.perf_counter()
@@ -57,12 +57,12 @@ def copy_seconds(stored: Latents, batch: int) -> float:
 
 
 def main() -> None:
-    """One epoch through the reader, beside a copy of the same bytes."""
+    """Print the table: three epochs through the loader and a copy of the same bytes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clips", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--shape", type=int, nargs=4, default=[9, 16, 16, 16], help="frames, numbers, height, width")
-    parser.add_argument("--milliseconds", type=float, default=50.0, help="a training step without its batch")
+    parser.add_argument("--shape", type=int, nargs=4, default=[9, 16, 16, 16], help="frames, channels, height, width")
+    parser.add_argument("--milliseconds", type=float, default=50.0, help="duration of the simulated training step")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

@@ -1,7 +1,7 @@
-"""I3D clips a second, plain and as the product runs it, what each way does to the score, and Frechet's milliseconds.
+"""I3D clips per second of several implementations, the change in FVD of each, and the time of the Frechet distance.
 
-`python -m benchmarks.metrics --weights data/weights` on a machine that does nothing else. Plain is eager float32 with
-batch norms as layers of their own and channels first; a way is only as good as the FVD that it leaves unchanged.
+Run `python -m benchmarks.metrics --weights data/weights` on an idle machine. The reference `plain` is eager float32
+with separate batch norm layers and channels first. A faster implementation must leave the FVD unchanged.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components import heap
-from components.metrics import frechet, i3d
-from components.metrics.i3d import I3D, Unit
+from components.foundation import allocator
+from components.metrics.distances import frechet, i3d
+from components.metrics.distances.i3d import I3D, Unit
 
 FRAMES, SIDE = 16, 64
 CONTEXTS: dict[str, Callable[[], torch.autocast]] = {
@@ -26,10 +26,10 @@ CONTEXTS: dict[str, Callable[[], torch.autocast]] = {
 
 
 class PlainUnit(Unit):
-    """Convolution, batch norm and ReLU, one after the other; the batch norm's scale stays in the weights."""
+    """Convolution, batch norm and ReLU as separate steps; the scale of the batch norm stays in the weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """What `Unit` computes, in three steps."""
+        """Return the result of `Unit` in three steps."""
         x, padding = i3d._same_pad(x, self.window, self.step)
         x = functional.conv3d(x, self.weight, None, self.step, padding)
         bias = self.get_parameter("bias")
@@ -38,7 +38,7 @@ class PlainUnit(Unit):
 
 
 def plain(network: I3D) -> I3D:
-    """The same network without what makes it fast."""
+    """Return a copy of the network without its optimisations."""
     network = copy.deepcopy(network)
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()
@@ -49,7 +49,7 @@ def plain(network: I3D) -> I3D:
 
 
 def moving(count: int, speed: float, seed: int) -> Tensor:
-    """Clips of blurred noise that drifts sideways, in bytes."""
+    """Return uint8 clips (b, f, c, h, w) of blurred noise that moves sideways by `speed` pixels per frame."""
     generator = torch.Generator().manual_seed(seed)
     pictures = functional.interpolate(
         torch.rand(count, 3, 8, 24, generator=generator), (SIDE, 3 * SIDE), mode="bicubic"
@@ -60,7 +60,7 @@ def moving(count: int, speed: float, seed: int) -> Tensor:
 
 @torch.no_grad()
 def features(network: I3D, clips: Tensor, batch: int, kind: str, channels_last: bool) -> Tensor:
-    """I3D features of all clips."""
+    """Return the I3D features of all clips."""
     parts = []
     for part in clips.split(batch):
         x = i3d.prepared(part)
@@ -71,12 +71,12 @@ def features(network: I3D, clips: Tensor, batch: int, kind: str, channels_last: 
 
 
 def main() -> None:
-    """The tables."""
-    parser = argparse.ArgumentParser(description="I3D clips a second and milliseconds of the Frechet distance.")
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description="I3D clips per second and milliseconds of the Frechet distance.")
     parser.add_argument("--weights", type=Path, default=Path("data/weights"), help="folder of i3d.safetensors")
-    parser.add_argument("--clips", type=int, default=16, help="a side, for each way")
+    parser.add_argument("--clips", type=int, default=16, help="number of real clips, and of generated clips")
     arguments = parser.parse_args()
-    heap.keep()  # as in every stage
+    allocator.keep()  # same allocator settings as in every stage
     fast = I3D.load(arguments.weights / "i3d.safetensors")
     slow = plain(fast)
     real, fake = moving(arguments.clips, 2.0, 0), moving(arguments.clips, 3.0, 1)
@@ -84,15 +84,15 @@ def main() -> None:
     ways += [("folded, channels last", fast, batch, "float32", True) for batch in (1, 2, 4, 8)]
     ways += [("folded, channels last", fast, 4, "bfloat16", True)]
     base = score = 0.0
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.clips} clips a side")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.clips} clips per side")
     for name, network, batch, kind, last in ways:
-        features(network, real[:batch], batch, kind, last)  # the first pass prepares the kernels
+        features(network, real[:batch], batch, kind, last)  # warm-up: the first pass prepares the kernels
         began = time.perf_counter()
         value = frechet.frechet(*(features(network, clips, batch, kind, last) for clips in (real, fake)))
         speed = 2 * arguments.clips / (time.perf_counter() - began)
         base, score = base or speed, score or value
-        told = f"{name}, {kind}, batch {batch}"
-        print(f"{told:44} {speed:6.2f} clips/s {speed / base:5.2f}x, FVD {100 * (value / score - 1):+.5f} %")
+        label = f"{name}, {kind}, batch {batch}"
+        print(f"{label:44} {speed:6.2f} clips/s {speed / base:5.2f}x, FVD {100 * (value / score - 1):+.5f} %")
     for count in (64, 256, 2048):
         x, y = torch.randn(count, 400), torch.randn(count, 400) + 0.1
         frechet.frechet(x, y)
@@ -101,7 +101,7 @@ def main() -> None:
             began = time.perf_counter()
             frechet.frechet(x, y)
             times.append(time.perf_counter() - began)
-        print(f"Frechet distance, {count} clips a side of 400 numbers: {1000 * min(times):.1f} ms")
+        print(f"Frechet distance, {count} clips per side, 400 features: {1000 * min(times):.1f} ms")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.planned`: what the command `plan` foretells beside what a training then takes, at three sizes.
+"""`python -m benchmarks.planned`: estimates of the command `plan` against measurements of training, at three sizes.
 
-Work is counted in real steps by torch's counter. Memory is what tensors take in real steps, as the allocator tells it:
-on a CPU through torch's profiler, since the size of a process also holds what its heap keeps. Seconds are foretold from
-the rate of the first steps, as the log of a training tells it, for the steps after them, which see other masks. Run it
-on a machine that does nothing else.
+Work is measured by torch's FLOP counter in real steps. Memory is the peak of allocated tensors in real steps; on a CPU
+it comes from torch's profiler, because the size of a process includes freed memory that its allocator keeps. The time
+estimate uses the rate of the first steps, as in a training log, for the steps after them, which have other masks. Run
+it on an idle machine.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import choices, clock
 from benchmarks.choices import Choices
 from benchmarks.table import Table, Value
-from components import heap
-from components.models.canvasmar import CanvasMARConfig
+from components.foundation import allocator
+from components.models.canvasmar.model import CanvasMARConfig
 from components.training.loop import Training
 from components.training.optimizer import RecipeConfig
 from components.training.plan import plan
@@ -35,14 +35,14 @@ COLUMNS = (
     "memory MB", "taken", "ratio of memory",
     "seconds", "passed", "ratio of time",
 )  # fmt: skip
-COUNTED = 3  # steps whose work is counted, with masks that the plan did not see
+COUNTED = 3  # steps whose FLOP are measured, with other masks than in the plan
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model, how it is trained, and over how many steps the time is taken."""
+    """A model, its recipe and the number of timed steps."""
 
     name: str
     model: CanvasMARConfig
@@ -51,12 +51,12 @@ class Case:
 
     @property
     def clip(self) -> tuple[int, ...]:
-        """The shape of one clip of latents."""
+        """Shape (t, c, h, w) of one clip of latents."""
         return (self.model.temporal.window, *self.model.latent)
 
 
 def wider(config: CanvasMARConfig) -> CanvasMARConfig:
-    """The same model, twice as wide."""
+    """Return the config with twice the width in every part."""
     changed = {
         name: part.model_copy(update={"width": 2 * part.width})
         for name in ("temporal", "canvas", "spatial", "head")
@@ -66,19 +66,19 @@ def wider(config: CanvasMARConfig) -> CanvasMARConfig:
 
 
 def cases(run: Choices) -> list[Case]:
-    """The default's size, twice its width, and BAIR's if nothing need be quick."""
-    default, bair = (choices.entry(size, CanvasMARConfig, "models", "canvas") for size in ("default", "bair"))
-    recipe = choices.entry("default", RecipeConfig, "recipes", "model")
+    """Return the cases: the default size, twice its width, and the size of BAIR; only the first with --quick."""
+    default, bair = (choices.entry(size, CanvasMARConfig, "models", "canvas") for size in ("kuka", "bair"))
+    recipe = choices.entry("kuka", RecipeConfig, "recipes", "model")
     recipe = recipe.model_copy(update={"workers": 1, "precision": run.dtype})
     small, wide, large = (recipe.model_copy(update={"batch": batch}) for batch in (2, 4, 1))
     if run.quick:
-        return [Case("default", default, small, 20)]
-    several = ("default", default, small, 200), ("twice as wide", wider(default), wide, 40), ("BAIR", bair, large, 10)
+        return [Case("kuka", default, small, 20)]
+    several = ("kuka", default, small, 200), ("twice as wide", wider(default), wide, 40), ("BAIR", bair, large, 10)
     return [Case(*one) for one in several]
 
 
 def training(case: Case, device: torch.device) -> Callable[[], None]:
-    """A step of a new training of this case on clips of noise, to be called again and again."""
+    """Start a training of this case on clips of noise and return a function that runs its next step."""
     whole = Training(case.model.build().train().to(device), lambda model: model, case.recipe)
     clips = torch.randn(case.recipe.batch, *case.clip, device=device)
     samples = tuple(range(case.recipe.batch))
@@ -90,7 +90,7 @@ def training(case: Case, device: torch.device) -> Callable[[], None]:
 
 
 def work(case: Case) -> float:
-    """Operations of a real step on this machine's processors, the mean of a few."""
+    """Return the measured FLOP of a training step on the CPU, as a mean over `COUNTED` steps."""
     step = training(case, torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         for _ in range(COUNTED):
@@ -99,9 +99,9 @@ def work(case: Case) -> float:
 
 
 def memory(case: Case, device: torch.device) -> float:
-    """MB that the tensors of a training take at its worst moment."""
+    """Return the peak memory in MB of the tensors of a training."""
     if device.type == "cuda":
-        training(case, device)()  # libraries take their own share with the first step
+        training(case, device)()  # libraries allocate their workspaces in the first step
         clock.forget_peak(device)
         before = torch.cuda.memory_allocated(device)
         _two_steps(case, device)
@@ -116,15 +116,15 @@ def memory(case: Case, device: torch.device) -> float:
 
 
 def _two_steps(case: Case, device: torch.device) -> None:
-    """From nothing: the optimiser has its moments in the second only."""
+    """Run two steps of a new training, since the optimiser allocates its moments at the end of the first step."""
     step = training(case, device)
     step()
     step()
 
 
 def seconds(case: Case, device: torch.device) -> tuple[float, float]:
-    """Of the first tenth of the steps, after two to warm up, and of all that follow."""
-    heap.keep()
+    """Return the seconds of the first tenth of the steps, after two warm-up steps, and of all later steps."""
+    allocator.keep()
     step = training(case, device)
     first = max(2, case.steps // 10)
     marks = []
@@ -136,28 +136,28 @@ def seconds(case: Case, device: torch.device) -> tuple[float, float]:
 
 
 def alone(function: Callable[..., T], *arguments: object) -> T:
-    """What the function returns in a new process."""
+    """Run the function in a new process and return its result."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
         return processes.submit(function, *arguments).result()
 
 
 def row(case: Case, device: torch.device) -> dict[str, Value]:
-    """A line: each foretold, taken, and the first over the second."""
-    foretold = plan(case.model.build, torch.zeros(1, *case.clip), case.recipe)
+    """Return one row: estimate, measurement and their ratio for work, memory and time."""
+    estimate = plan(case.model.build, torch.zeros(1, *case.clip), case.recipe)
     counted = alone(work, case)
-    held = sum(foretold.memory.values()) / 1e6
+    held = sum(estimate.memory.values()) / 1e6
     taken = alone(memory, case, device)
     began, passed = alone(seconds, case, device)
     first = max(2, case.steps // 10)
     left = case.recipe.model_copy(update={"steps": case.steps - first})
-    expected = 3600 * foretold.hours(left, foretold.flops * first / began)
+    expected = 3600 * estimate.hours(left, estimate.flops * first / began)
     return {
         "case": case.name,
         "batch": case.recipe.batch,
-        "parameters M": sum(foretold.parameters.values()) / 1e6,
-        "GFLOP a step": foretold.flops / 1e9,
+        "parameters M": sum(estimate.parameters.values()) / 1e6,
+        "GFLOP a step": estimate.flops / 1e9,
         "counted": counted / 1e9,
-        "ratio of work": foretold.flops / counted,
+        "ratio of work": estimate.flops / counted,
         "memory MB": held,
         "taken": taken,
         "ratio of memory": held / taken,
@@ -168,10 +168,10 @@ def row(case: Case, device: torch.device) -> dict[str, Value]:
 
 
 def benchmark(given: argparse.Namespace) -> Table:
-    """All sizes."""
+    """Return the table of all cases."""
     run = choices.read(given, (1,))
     return Table("Planned and taken", run.facts(run.rate()), COLUMNS, [row(case, run.device) for case in cases(run)])
 
 
 if __name__ == "__main__":
-    choices.run(choices.parser("What `plan` foretells beside what a training takes."), benchmark)
+    choices.run(choices.parser("Estimates of `plan` against measurements of training."), benchmark)

@@ -1,6 +1,7 @@
-"""`python -m benchmarks.predictor`: what a stream of frames costs beside the sampler and the VAE that make them.
+"""`python -m benchmarks.predictor`: overhead of `VideoPredictor.stream` over its sampler and VAE.
 
-The ways take turns, so that all meet the same machine; shares are medians over the turns. The weights are fresh.
+Each repeat measures every variant once, so that changes in machine load affect all alike. Overheads are medians over
+the repeats. Weights are untrained.
 """
 
 import argparse
@@ -15,42 +16,44 @@ from torch import Tensor
 from benchmarks import choices, clock
 from benchmarks.choices import Choices
 from benchmarks.table import Table, Value
-from components.autoencoders.causal import CausalVAEConfig
-from components.autoencoders.interface import to_uint8
-from components.data.latents import restore
-from components.errors import InputError
-from components.models.canvasmar import CanvasMARConfig
-from components.models.trained import Trained
-from components.randomness import Stream
+from components.datasets.latents import restore
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
+from components.models.canvasmar.model import CanvasMARConfig
+from components.models.trained import ModelDescription
+from components.nn.autoencoders.folded import CausalVAEConfig
+from components.nn.autoencoders.interface import to_uint8
 from components.sampling.frame import SamplerConfig
 from components.sampling.rollout import rollout
-from pipeline.video_predictor import VideoPredictor
+from pipeline.commands.video_predictor import VideoPredictor
 
 SAMPLER, DECODED, STREAM = "sampler alone", "sampler and VAE", "VideoPredictor.stream"
-VAES = {"default": "kuka-vae", "bair": "bair-vae"}
+VAES = {"kuka": "kuka-vae", "bair": "bair-vae"}
 COLUMNS = ("way", "first frame ms", "clip ms", "frames a second", "first frame over sampler and VAE %", "clip over %")
 
 
 def predictor(size: str, device: torch.device) -> VideoPredictor:
-    """The model and the VAE of a params file, untrained."""
+    """Build a predictor from the model and the VAE of a preset, untrained."""
     model = choices.entry(size, CanvasMARConfig, "models", "canvas")
     vae = choices.entry(size, CausalVAEConfig, "autoencoders", VAES[size])
     ones = (1.0,) * vae.channels
-    trained = Trained(model=model, autoencoder="", clips="", encoder=None, mean=ones, std=ones)
+    description = ModelDescription(
+        model=model, autoencoder="", clips="", encoder=None, actions=None, mean=ones, std=ones
+    )
     coder, module = (part.build().requires_grad_(False).eval().to(device) for part in (vae, model))
-    made = VideoPredictor(coder, module, trained, device)  # type: ignore[arg-type]
-    made.sampler = choices.entry("default", SamplerConfig, "samplers", "default")
+    made = VideoPredictor(coder, module, description, device)  # type: ignore[arg-type]
+    made.sampler = choices.entry("kuka", SamplerConfig, "samplers", "default")
     return made
 
 
 def sampled(made: VideoPredictor, latents: Float[Tensor, "b t c h w"], frames: int) -> Iterator[Any]:
-    """The rollout: latent frames, nothing decoded."""
+    """Yield latent frames without decoding them."""
     yield from rollout(made.model, latents, frames, Stream.of(0, (0,), made.device), made.sampler)
 
 
 @torch.no_grad()
 def decoded(made: VideoPredictor, video: UInt8[Tensor, "f c h w"], frames: int) -> Iterator[Any]:
-    """The least that gives pixels: each frame and its canvas decoded after what the decoder looks back at."""
+    """Yield uint8 frames. Decode each frame and canvas only with the past frames that the decoder needs."""
     latents = made.encode(video[None])
     for frame in sampled(made, latents, frames):
         assert frame.canvas is not None
@@ -63,7 +66,7 @@ def decoded(made: VideoPredictor, video: UInt8[Tensor, "f c h w"], frames: int) 
 
 
 def timed(way: Callable[[], Iterator[Any]], device: torch.device) -> tuple[float, float]:
-    """Seconds to the first and to the last of what comes."""
+    """Return the seconds to the first and to the last item of an iterator."""
     marks = [clock.now(device)]
     for _ in way():
         marks.append(clock.now(device))
@@ -71,7 +74,7 @@ def timed(way: Callable[[], Iterator[Any]], device: torch.device) -> tuple[float
 
 
 def measure(made: VideoPredictor, frames: int, run: Choices) -> list[dict[str, Value]]:
-    """A row for each way to so many pixel frames after one."""
+    """Return one row per variant, for `frames` predicted pixel frames after one context frame."""
     video = torch.zeros(1, 3, *made.size, dtype=torch.uint8)
     count, latents = -(-frames // made.vae.strides[0]), made.encode(video[None])
     ways: dict[str, Callable[[], Iterator[Any]]] = {
@@ -79,7 +82,7 @@ def measure(made: VideoPredictor, frames: int, run: Choices) -> list[dict[str, V
         DECODED: lambda: decoded(made, video, count),
         STREAM: lambda: made.stream(video, frames=frames),
     }
-    for way in ways.values():  # warms up
+    for way in ways.values():  # warm-up
         next(way())
     turns = [{name: timed(way, run.device) for name, way in ways.items()} for _ in range(run.repeats)]
     lines: list[dict[str, Value]] = []
@@ -98,10 +101,10 @@ def measure(made: VideoPredictor, frames: int, run: Choices) -> list[dict[str, V
 
 
 def benchmark(given: argparse.Namespace) -> Table:
-    """The three ways, one video at a time."""
+    """Return the table of the three variants. Raises InputError for --batch other than 1."""
     run = choices.read(given, (1,))
     if run.batches != (1,):
-        raise InputError("--batch is not for this benchmark; it measures one video at a time")
+        raise InputError("--batch must be 1: this benchmark measures one video at a time; omit the option")
     made = predictor(run.size, run.device)
     frames = 4 if run.quick else 16
     facts: dict[str, Value] = {"frames": frames, "frames decoded again with each": made.reach}
@@ -109,4 +112,4 @@ def benchmark(given: argparse.Namespace) -> Table:
 
 
 if __name__ == "__main__":
-    choices.run(choices.parser("A stream of frames beside the sampler and the VAE alone."), benchmark)
+    choices.run(choices.parser("Overhead of a stream of frames over its sampler and VAE."), benchmark)

@@ -1,8 +1,9 @@
-"""Videos and frames a second of preprocessing, against bare decord reading the same files in as many processes.
+"""Frames and clips per second of preprocessing, against bare decord on the same files and number of processes.
 
 `python -m benchmarks.preprocess FOLDER --counts 100 300 900` prints a table. Bare decord decodes every frame of every
-file in order and keeps nothing; preprocessing looks at the container, decodes, resizes, cuts, hashes and writes. On a
-machine that does other work too, the share by CPU time is the one to trust.
+file in order, in memory that is not copied, and discards it. Preprocessing reads the container's header and its key
+frames, decodes, crops, resizes, cuts, hashes and writes. On a
+machine with other load, only the share by CPU time is reliable.
 """
 
 import argparse
@@ -21,15 +22,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from components.data import cutting, sources
-from components.data.cutting import ShardJob
-from components.data.sources import FolderConfig
+from components.sources import cutting, sources
+from components.sources.cutting import ShardJob
+from components.sources.sources import FolderConfig
 
-CHUNK = 16  # frames: what bare decord is fastest with
+CHUNK = 16  # frames per call; bare decord is fastest with 16
 
 
 def decode(job: ShardJob) -> int:
-    """The frames of a job's videos, decoded by decord alone."""
+    """Decode all videos of a job with decord alone, without copying a frame, and return the number of frames."""
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
@@ -37,24 +38,25 @@ def decode(job: ShardJob) -> int:
     for source in job.videos:
         reader = decord.VideoReader(str(source.path), num_threads=1)
         for start in range(0, len(reader), CHUNK):
-            count += len(reader.get_batch(range(start, min(start + CHUNK, len(reader)))).asnumpy())
+            chunk = reader.get_batch(range(start, min(start + CHUNK, len(reader))))
+            count += len(torch.from_dlpack(chunk.to_dlpack()))
     return count
 
 
 def memory(_: int) -> float:
-    """The largest resident set of this process so far, in MiB."""
-    time.sleep(0.2)  # so that every worker is asked
+    """Return the peak resident set size of this process in MiB."""
+    time.sleep(0.2)  # keeps the worker busy, so that the pool asks every worker
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def start_worker() -> None:
-    """One thread a process, as in the stage."""
+    """Use one thread per process, as in the stage."""
     torch.set_num_threads(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one way took for all jobs: seconds on the clock, seconds of all processors, and what came of each job."""
+    """One pass over all jobs: wall-clock seconds, CPU seconds of all workers, and the result of each job."""
 
     seconds: float
     cpu_seconds: float
@@ -62,21 +64,21 @@ class Turn:
 
 
 def costed(work: Callable[[ShardJob], Any], job: ShardJob) -> tuple[float, Any]:
-    """CPU seconds of this process, all its threads, and the result."""
+    """Run one job and return the CPU seconds of this process, over all threads, and the result."""
     began = time.process_time()
     result = work(job)
     return time.process_time() - began, result
 
 
 def timed(pool: Executor, work: Callable[[ShardJob], Any], jobs: Sequence[ShardJob]) -> Turn:
-    """All jobs once."""
+    """Run all jobs once and time them."""
     began = time.perf_counter()
     done = list(pool.map(partial(costed, work), jobs))
     return Turn(time.perf_counter() - began, sum(cpu for cpu, _ in done), [result for _, result in done])
 
 
 def measure(folder: Path, count: int, workers: int, repeats: int, side: int) -> dict[str, float]:
-    """Both ways in turn, so that a busy machine is as busy for the one as for the other; medians."""
+    """Measure decord and preprocessing in alternation, so that machine load affects both alike; return the medians."""
     config = FolderConfig(
         kind="folder",
         path=str(folder),
@@ -87,13 +89,16 @@ def measure(folder: Path, count: int, workers: int, repeats: int, side: int) -> 
         resolution=(side, side),
         shard=8,
         max_rejected=1.0,
+        reader="auto",
+        fps=None,
         words=None,
+        actions=None,
     )
     jobs = cutting.jobs(sources.find(config).videos[:count], config)
     bare: list[Turn] = []
     ours: list[Turn] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
-        list(pool.map(memory, range(workers)))  # every worker is up
+        list(pool.map(memory, range(workers)))  # wait until every worker has started
         for _ in range(repeats):
             bare.append(timed(pool, decode, jobs))
             with tempfile.TemporaryDirectory() as state:
@@ -117,13 +122,13 @@ def measure(folder: Path, count: int, workers: int, repeats: int, side: int) -> 
 
 
 def main() -> None:
-    """The table for the given numbers of files."""
+    """Print the table for the given numbers of files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 300, 900])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--resolution", type=int, default=64, help="pixels of a side of the clips")
+    parser.add_argument("--resolution", type=int, default=64, help="height and width of the clips in pixels")
     options = parser.parse_args()
     chosen = (options.workers, options.repeats, options.resolution)
     rows = [measure(options.folder, count, *chosen) for count in options.counts]

@@ -1,6 +1,7 @@
-"""`python -m benchmarks.sampling`: the time to a first frame and to a whole clip, and what each choice is worth.
+"""`python -m benchmarks.sampling`: time to the first frame and to a whole clip, and the effect of each setting.
 
-Medians of repeats that take turns, so that all rows meet the same machine. The weights are fresh: they cost the same.
+Times are medians over repeats. Each repeat runs every case once, so that changes in machine load affect all rows alike.
+Weights are untrained, which does not change the cost.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from benchmarks import arithmetic, choices, clock
 from benchmarks.arithmetic import Operations
 from benchmarks.choices import Choices
 from benchmarks.table import Table, Value
-from components import flow
-from components.errors import InputError
-from components.models.canvasmar import CanvasMAR, CanvasMARConfig
-from components.models.temporal_vit import Memory
-from components.randomness import Stream
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
+from components.models import flow
+from components.models.canvasmar.model import CanvasMAR, CanvasMARConfig
+from components.models.canvasmar.temporal_vit import Memory
 from components.sampling import frame as sampling
 from components.sampling.frame import Frame, SamplerConfig, sample_frames
 from components.sampling.rollout import rollout
@@ -39,7 +40,11 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row: a model, how it samples, how many videos at once, whether it remembers, whether a GPU may replay."""
+    """One row of the table: a model, its sampler and the batch size.
+
+    `remembers`: the Temporal ViT keeps a memory instead of recomputing the history. `replays`: a GPU may replay CUDA
+    graphs.
+    """
 
     name: str
     model: CanvasMARConfig
@@ -51,7 +56,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds to the first frame and to the last."""
+    """Seconds to the first frame and to the last frame."""
 
     first: float
     clip: float
@@ -60,7 +65,7 @@ class Timing:
 def cases(
     model: CanvasMARConfig, guided: SamplerConfig, fast: SamplerConfig, batch: int, sets: tuple[int, ...], gpu: bool
 ) -> list[Case]:
-    """The references first, then one choice changed at a time; no guidance but where the name says so."""
+    """Return the references, then cases that change one setting at a time; only cases named `guided` use guidance."""
     plain = model.model_copy(update={"canvas": None})
     alone = {"temporal_scale": 1.0, "canvas_scale": 1.0}
     one = guided.model_copy(update=alone)
@@ -85,17 +90,18 @@ def cases(
 def recompute(
     model: CanvasMAR, context: Float[Tensor, "b t c h w"], frames: int, stream: Stream, sampler: SamplerConfig
 ) -> Iterator[Frame]:
-    """What `rollout` gives within the window, with the Temporal ViT run over the whole history for every frame."""
+    """Yield the frames of `rollout` within the window, running the Temporal ViT over the whole history each time."""
     latents = context
     for index in range(frames):
-        memory = Memory(latents.shape[1], (), model.temporal(latents)[:, -1], latents[:, -1])
+        previous = latents[:, -2:][:, 0]
+        memory = Memory(latents.shape[1], (), model.temporal(latents)[:, -1], latents[:, -1], previous)
         (frame,) = sample_frames(model, memory, stream.fork("frame", index), sampler)
         yield frame
         latents = torch.cat([latents, frame.latent[:, None]], dim=1)
 
 
 def work(case: Case, frames: int) -> Operations:
-    """The operations of all videos of a case."""
+    """Return the operations of sampling all videos of a case, by part of the model."""
     config, batch = case.model, case.batch
     if case.remembers:
         history = [arithmetic.remembered(config, batch, 0, CONTEXT + frames - 1)]
@@ -105,34 +111,34 @@ def work(case: Case, frames: int) -> Operations:
 
 
 def launched(compute: Callable[..., Tensor], model: CanvasMAR, *values: object) -> Tensor:
-    """What `replayed` gives, without a recording."""
+    """Return the result of `run_graphed` without recording a CUDA graph."""
     return compute(model, *values)
 
 
 def time(model: CanvasMAR, case: Case, frames: int, run: Choices) -> Timing:
-    """One rollout of a case."""
+    """Time one rollout of a case."""
     device = run.device
     context = torch.randn(case.batch, CONTEXT, *case.model.latent, device=device)
     stream = Stream.of(0, range(case.batch), device)
     roll: Callable[..., Iterator[Frame]] = rollout if case.remembers else recompute
     marks = [clock.now(device)]
-    with run.precision(), nullcontext() if case.replays else patch.object(sampling, "replayed", launched):
+    with run.precision(), nullcontext() if case.replays else patch.object(sampling, "run_graphed", launched):
         for _ in roll(model, context, frames, stream, case.sampler):
             marks.append(clock.now(device))
     return Timing(marks[1] - marks[0], marks[-1] - marks[0])
 
 
 def measure(several: list[Case], frames: int, run: Choices) -> list[Timing | None]:
-    """The median timing of each case; None for a batch that the device's memory does not hold."""
-    # autocast keeps the weights in its precision only where they could have a gradient
-    with run.device:  # where weights are drawn many times as fast
+    """Return the median timing of each case, or None if the device runs out of memory."""
+    # the weights keep requires_grad: autocast caches converted weights only if they require a gradient
+    with run.device:  # initialising weights on a GPU is many times faster
         models = {case.model: case.model.build().eval() for case in several}
     timings: dict[int, list[Timing]] = {}
     gpu = run.device.type == "cuda"
     for number, case in enumerate(several):
         try:
             short = replace(case, sampler=case.sampler.model_copy(update={"flow_steps": 1}))
-            # warms up; a GPU records what comes a second time
+            # warm-up; on a GPU the second call records the CUDA graph
             time(models[case.model], case if gpu else short, 2 if gpu else 1, run)
             timings[number] = []
         except torch.OutOfMemoryError:
@@ -149,7 +155,7 @@ def measure(several: list[Case], frames: int, run: Choices) -> list[Timing | Non
 
 
 def rows(several: list[Case], frames: int, run: Choices, rate: float) -> list[dict[str, Value]]:
-    """The table's rows for cases of one batch."""
+    """Return the rows of the table for cases of one batch size; `rate` is in FLOP/s."""
     print(f"batch {several[0].batch}: {len(several)} cases, {run.repeats} repeats", file=sys.stderr, flush=True)
     timings = measure(several, frames, run)
     clips = {case.name: None if timing is None else timing.clip for case, timing in zip(several, timings, strict=True)}
@@ -179,10 +185,10 @@ def rows(several: list[Case], frames: int, run: Choices, rate: float) -> list[di
 
 
 def benchmark(given: argparse.Namespace) -> Table:
-    """All cases for every batch."""
+    """Return the table of all cases at every batch size. Raises InputError for --frames below 1."""
     run = choices.read(given, (1, 4) if given.quick else (1, 4, 16))
     model = choices.entry(given.size, CanvasMARConfig, "models", "canvas")
-    guided, fast = (choices.entry("default", SamplerConfig, "samplers", row) for row in ("default", "fast"))
+    guided, fast = (choices.entry("kuka", SamplerConfig, "samplers", row) for row in ("default", "fast"))
     sets = (2, 4, 8) if given.quick else (2, 4, 8, 16, 32, 64)
     whole = 2 if given.quick else model.temporal.window - CONTEXT
     frames = whole if given.frames is None else given.frames
@@ -195,9 +201,9 @@ def benchmark(given: argparse.Namespace) -> Table:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = choices.parser("The time of sampling, and what each choice is worth.")
-    parser.add_argument("--frames", type=int, help="latent frames of a clip; by default as many as in training")
+    """Return the command-line parser."""
+    parser = choices.parser("Time of sampling, and the effect of each setting.")
+    parser.add_argument("--frames", type=int, help="latent frames to sample; default: training clip minus context")
     return parser
 
 

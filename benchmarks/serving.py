@@ -1,7 +1,8 @@
-"""`python -m benchmarks.serving VIDEO`: how a running server bears several clients at once.
+"""`python -m benchmarks.serving VIDEO`: throughput and latency of a running server with several concurrent clients.
 
-Each client asks again as soon as it has its answer. Start `python -m pipeline.serve --row ROW` before; clients on the
-same machine take a part of it.
+Each client sends its next request as soon as it has its answer.
+First start `canvasmar serve --row ROW`.
+Clients on the same machine compete with the server for its CPUs.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 from benchmarks import table
 from benchmarks.table import Table, Value
-from components.errors import InputError
+from components.foundation.errors import InputError
 
 COLUMNS = (
     "clients", "requests", "refused", "requests a second", "frames a second",
@@ -28,7 +29,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Seconds to the first line, to the first frame and to the end; nothing of a request that was turned away."""
+    """HTTP status, and seconds to the first line, the first frame and the end; 0 for a refused request."""
 
     status: int
     picture: float = 0.0
@@ -37,7 +38,7 @@ class Answer:
 
 
 def ask(address: str, body: bytes, frames: int, seed: int) -> Answer:
-    """One request, read line by line."""
+    """Send one request and time the lines of its answer."""
     began = time.perf_counter()
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=300)
     connection.request("POST", f"/predict?frames={frames}&seed={seed}", body, {"Content-Type": "video/mp4"})
@@ -54,7 +55,7 @@ def ask(address: str, body: bytes, frames: int, seed: int) -> Answer:
 
 
 def load(address: str, body: bytes, frames: int, clients: int, requests: int) -> tuple[list[Answer], float]:
-    """All answers, and the seconds from the first question to the last answer."""
+    """Return all answers, and the seconds from the first request to the last answer."""
     left, lock, answers = iter(range(requests)), threading.Lock(), []
 
     def client() -> None:
@@ -75,7 +76,7 @@ def load(address: str, body: bytes, frames: int, clients: int, requests: int) ->
 
 
 def row(clients: int, frames: int, answers: Sequence[Answer], seconds: float) -> dict[str, Value]:
-    """A line of the table."""
+    """Return one row of the table; `seconds` is the time from the first request to the last answer."""
     good = [answer for answer in answers if answer.status == 200]
     found: dict[str, Value] = {
         **dict.fromkeys(COLUMNS),
@@ -94,22 +95,22 @@ def row(clients: int, frames: int, answers: Sequence[Answer], seconds: float) ->
 
 
 def main() -> None:
-    """Measures, prints and writes the table."""
+    """Measure a running server; print and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=main.__doc__)
-    parser.add_argument("video", type=Path, help="what every client sends")
+    parser.add_argument("video", type=Path, help="video that every client sends")
     parser.add_argument("--address", default="http://127.0.0.1:8000", help="default: http://127.0.0.1:8000")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64], help="default: 1 4 16 64")
-    parser.add_argument("--requests", type=int, default=64, help="of all clients together (default: 64)")
-    parser.add_argument("--frames", type=int, default=16, help="of each prediction (default: 16)")
-    parser.add_argument("--out", type=Path, help="a file for the table, .json or .md")
+    parser.add_argument("--requests", type=int, default=64, help="requests of all clients together (default: 64)")
+    parser.add_argument("--frames", type=int, default=16, help="frames of each prediction (default: 16)")
+    parser.add_argument("--out", type=Path, help="file for the table, .json or .md")
     given = parser.parse_args()
     try:
         table.check_out(given.out)
         body = given.video.read_bytes()
         if (first := ask(given.address, body, given.frames, 0)).status != 200:
-            raise InputError(f"{given.address} answers with {first.status}; see what it says with curl")
+            raise InputError(f"{given.address} answers with HTTP status {first.status}; read its message with curl")
     except OSError as error:
-        raise SystemExit(f"error: {error}; start `python -m pipeline.serve --row ROW`, or correct the path") from None
+        raise SystemExit(f"error: {error}; start `canvasmar serve --row ROW` or correct the video path") from None
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     lines = [

@@ -1,21 +1,21 @@
-"""A table of measurements on the terminal, as markdown and as JSON."""
+"""Tables of measurements, printed in the terminal or written as Markdown or JSON."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.errors import InputError
+from components.foundation.errors import InputError
+from components.foundation.files import to_json
 
-WIDE = 400  # characters
+WIDE = 400  # characters per line
 Value = str | int | float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of named values, and what holds for all of them; None is what was not measured."""
+    """Rows of values by column, and `facts` that hold for all rows; None means not measured."""
 
     title: str
     facts: dict[str, Value]
@@ -23,22 +23,22 @@ class Table:
     rows: Sequence[dict[str, Value]]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-like data."""
+        """Return the table as JSON-compatible data."""
         return {"title": self.title, "facts": self.facts, "columns": list(self.columns), "rows": list(self.rows)}
 
     def markdown(self) -> str:
-        """As a markdown table under its title and facts."""
+        """Return the table as Markdown, below its title and facts."""
         lines = [self.columns, ("---",) * len(self.columns), *self.cells()]
         facts = ", ".join(f"{name} {text(value)}" for name, value in self.facts.items())
         return f"## {self.title}\n\n{facts}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def cells(self) -> list[tuple[str, ...]]:
-        """The rows as texts."""
+        """Return the rows as formatted texts."""
         return [tuple(text(row[column]) for column in self.columns) for row in self.rows]
 
 
 def text(value: Value) -> str:
-    """A value with about three digits; a dash for what was not measured."""
+    """Format a value with about three digits; None gives a dash."""
     if value is None:
         return "–"
     if not isinstance(value, float):
@@ -47,11 +47,11 @@ def text(value: Value) -> str:
 
 
 def show(table: Table) -> None:
-    """Prints the table: with rich where it is installed, else as markdown."""
+    """Print the table with rich if it is installed, else as Markdown."""
     try:
         from rich.console import Console
         from rich.table import Table as RichTable
-    except ModuleNotFoundError:  # a machine that only computes
+    except ModuleNotFoundError:  # a minimal installation
         print(table.markdown())
         return
     facts = ", ".join(f"{name} {text(value)}" for name, value in table.facts.items())
@@ -60,18 +60,18 @@ def show(table: Table) -> None:
         shown.add_column(column, justify="left" if column == table.columns[0] else "right")
     for cells in table.cells():
         shown.add_row(*cells)
-    widest = None if sys.stdout.isatty() else WIDE  # a file or a pipe has no edge that a table would have to fit into
+    widest = None if sys.stdout.isatty() else WIDE  # files and pipes have no width that a table must fit
     Console(width=widest).print(shown)
 
 
 def check_out(out: Path | None) -> None:
-    """Raises InputError for a file that is neither JSON nor markdown, before anything is measured."""
+    """Raise InputError unless the file is .json or .md, before anything is measured."""
     if out is not None and out.suffix not in (".json", ".md"):
-        raise InputError(f"--out is {out}; let its name end with .json or .md")
+        raise InputError(f"--out is {out}, but its name must end with .json or .md")
 
 
 def write(out: Path, table: Table) -> None:
-    """The table in a file, JSON or markdown by its ending."""
+    """Write the table as JSON or Markdown, by the suffix of the file."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(table.plain(), indent=2) + "\n" if out.suffix == ".json" else table.markdown()
+    content = to_json(table.plain(), indent=2) + "\n" if out.suffix == ".json" else table.markdown()
     out.write_text(content, encoding="utf-8")

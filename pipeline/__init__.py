@@ -1,1 +1,1 @@
-"""The stages: each a function from folders to a folder, and the roof under which the rooms meet."""
+"""The stages of the pipeline; each is a function from input folders to one output folder."""

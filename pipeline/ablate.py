@@ -1,135 +1,129 @@
-"""Stage `ablate`: trained models sampled by several settings, scored side by side: the paper's Figure 3."""
+"""Stage `ablate`: sample trained models with several sampler settings and compare their FVD (Figure 3)."""
 
-import shutil
-import time
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from components import checkpoint
-from components.config import Config, fingerprint, plain
-from components.data.clips import Clips
-from components.data.selection import evaluation_clips
-from components.errors import InputError
-from components.metrics import fvd
-from components.metrics.fvd import ProtocolConfig
-from components.reporting import figures
-from components.sampling.ablation import AblationConfig, Point, points
+from components.datasets.clips import Clips
+from components.datasets.selection import evaluation_clips
+from components.foundation import checkpoint
+from components.foundation.caching import code
+from components.foundation.caching.cache import Cache
+from components.foundation.config import Config, plain
+from components.foundation.errors import InputError
+from components.metrics.distances import fvd
+from components.metrics.distances.fvd import ProtocolConfig
 from components.sampling.frame import SamplerConfig
-from components.tracking import Run, RunHandle
-from pipeline import cluster, stage, trials
-from pipeline.features import Features
-from pipeline.predictor import Predictor
-
-BATCH = 16  # clips
-STATE = Path(".state")
+from components.telemetry.tracking import Run
+from pipeline.runtime import cluster, stage
+from pipeline.tuning import figures, sampler_trials, trials
+from pipeline.tuning.ablation import AblationConfig, Point, points
+from pipeline.tuning.sampler_trials import Folders, Scoring
 
 
 class Params(Config):
-    """The arms, the samplers that they begin with, and the protocol that scores them."""
+    """The arms, the sampler whose settings the arms vary, and the evaluation protocol."""
 
     ablation: AblationConfig
-    samplers: dict[str, SamplerConfig]
+    sampler: SamplerConfig
     protocol: ProtocolConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all points have in common: equal clips, equal chance, so that differences are the settings'."""
+    """Inputs that all points share: clips and random draws are the same, so only settings make scores differ."""
 
     points: list[Point]
-    models: Path
-    autoencoder: Path
-    weights: Path
-    kept: Path  # features of the points that were scored
-    cache: Path
-    protocol: ProtocolConfig
-    context: Tensor
-    words: list[str] | None  # what the clips are about, where it is known
-    real: Tensor  # features
-    log: RunHandle
+    scorings: Mapping[str, Scoring]  # by experiment
+    folder: Path  # holds the features of each finished point
+
+    def features(self, index: int) -> Path:
+        """Return the path of a point's features."""
+        return self.folder / f"{index}.safetensors"
 
 
 def trial(number: int, setting: Mapping[str, Any], shared: Shared) -> dict[str, float]:
-    """FVD with its interval and the time that a frame took, for one point; its features are kept."""
-    device, protocol = cluster.device(), shared.protocol
+    """Write the features of one point; return its FVD with the interval, and the milliseconds per frame."""
     point = shared.points[setting["point"]]
-    with shared.log.child(point.name, {"arm": point.arm, **plain(point.sampler)}) as log:
-        loaded = Predictor.load(shared.models / point.experiment, shared.autoencoder, device)
-        contexts = shared.context.repeat_interleave(protocol.futures, dim=0)
-        began = time.perf_counter()
-        about = shared.words and [one for one in shared.words for _ in range(protocol.futures)]
-        predictions = loaded.batches(contexts, protocol.frames, protocol.seed, point.sampler, BATCH, about)
-        clips = torch.cat([prediction.clips for prediction in predictions])[:, protocol.context :]
-        milliseconds = 1000 * (time.perf_counter() - began) / (len(clips) * protocol.frames)
-        features = Features(shared.weights, device, shared.cache, protocol.resolution)
-        fake = features.of(fvd.scored(shared.context, clips, protocol), "samples")
-        checkpoint.save_weights(shared.kept / f"{setting['point']}.safetensors", {"features": fake})
-        score = fvd.score(shared.real, fake, protocol.resamples)
-        metrics = {"fvd": score.value, "milliseconds_per_frame": milliseconds}
-        metrics |= {f"fvd_{end}": value for end in ("low", "high") if (value := getattr(score, end)) is not None}
+    scoring = shared.scorings[point.experiment]
+    with scoring.log.child(point.name, {"arm": point.arm, **plain(point.sampler)}) as log:
+        fake, milliseconds, _ = sampler_trials.features(point.sampler, scoring)
+        checkpoint.save_weights(shared.features(setting["point"]), {"features": fake})
+        score = fvd.score(scoring.real, fake, scoring.protocol.resamples)
+        metrics = {"fvd": score.value, **sampler_trials.interval("fvd", score), "milliseconds_per_frame": milliseconds}
         log.metrics(metrics)
     return metrics
 
 
 def main(
-    params: Params, *, clips: Path, autoencoder: Path, models: Path, weights: Path, out: Path, log: Run
+    params: Params,
+    *,
+    clips: Path,
+    autoencoder: Path,
+    experiment: Path,
+    baseline: Path,
+    weights: Path,
+    out: Path,
+    log: Run,
 ) -> dict[str, float]:
-    """The table of all points with intervals, also of the differences between arms, and its figure."""
-    protocol, given = params.protocol, params.protocol.context
-    several = points(params.ablation, params.samplers)
-    for row in sorted({point.experiment for point in several}):
-        checkpoint.identity(models / row)
+    """Write a table of the FVD of all points and of the differences between arms, with intervals, and its figure.
+
+    Raise InputError if the clips are too short, protocol.start is not first, or every point fails.
+    """
+    protocol, needed = params.protocol, params.protocol.context + params.protocol.frames
+    all_points = points(params.ablation, params.sampler)
+    models = {params.ablation.experiment: experiment, params.ablation.baseline: baseline}
+    identities = {row: checkpoint.identity(model) for row, model in models.items()}
     test = Clips.open(clips, "test")
-    if protocol.start == "random" or test.frames < given + protocol.frames:
+    if protocol.start == "random":
         raise InputError(
-            f"an ablation needs protocol.start first, and clips of {given + protocol.frames} frames at least; "
-            f"these have {test.frames}, and the protocol {protocol.name} starts at {protocol.start}"
+            f"the protocol {protocol.name} has start random, which an ablation does not support; set start to first"
+        )
+    if test.frames < needed:
+        raise InputError(
+            f"the protocol {protocol.name} needs clips of {needed} frames, but those in {clips} have {test.frames}; "
+            "lower protocol.frames, or cut longer clips"
         )
     chosen, _ = evaluation_clips([test.name(index) for index in range(len(test))], protocol.clips)
-    truth = test.read(chosen)[:, : given + protocol.frames]
-    cache = STATE.resolve() / "features"
-    features = Features(weights, cluster.device(), cache, protocol.resolution)
-    real = features.of(fvd.scored(truth[:, :given], truth[:, given:], protocol), "test clips")
-    facts = {
-        "params": fingerprint(params),
-        "clips": test.hash,
-        "models": {point.experiment: checkpoint.identity(models / point.experiment) for point in several},
+    inputs = {"params": plain(params), "clips": test.hash, "chosen": chosen, "models": identities}
+    entry = Cache.here().entry("ablation", inputs, code.fingerprint(__file__))
+    folders = Folders(experiment.resolve(), autoencoder.resolve(), weights.resolve(), Cache.here())
+    first = Scoring.of(params.sampler, protocol, folders, test, chosen, log.handle, protocol.futures)
+    scorings = {
+        row: dataclasses.replace(first, folders=dataclasses.replace(first.folders, model=model.resolve()))
+        for row, model in models.items()
     }
-    name = f"ablation-{fingerprint(facts)}"
-    folders = (models.resolve(), autoencoder.resolve(), weights.resolve(), STATE.resolve() / "ablations" / name)
-    shared = Shared(several, *folders, cache, protocol, truth[:, :given], test.words(chosen), real, log.handle)
+    shared = Shared(all_points, scorings, entry.path / "features")
     with cluster.connect(Path.cwd()):
         rows = trials.search(
             trial,
-            [{"point": place} for place in range(len(several))],
+            [{"point": index} for index in range(len(all_points))],
             shared,
-            storage=STATE / "searches",
-            name=name,
+            storage=entry.path,
+            name="trials",
             concurrent=params.ablation.concurrent,
             label="points",
         )
-    metrics = conclude(params, rows, shared, out, log)
-    for folder in (shared.kept, STATE / "searches" / name):  # done: the next time is a new time
-        shutil.rmtree(folder, ignore_errors=True)
+    metrics = write_results(params, rows, shared, out, log)
+    entry.remove()
     return metrics
 
 
-def conclude(params: Params, rows: list[dict[str, Any]], shared: Shared, out: Path, log: Run) -> dict[str, float]:
-    """Writes the table and the figure. Raises InputError if no point came to its end."""
+def write_results(params: Params, rows: list[dict[str, Any]], shared: Shared, out: Path, log: Run) -> dict[str, float]:
+    """Write the table and the figure, and return the stage's metrics. Raise InputError if every point failed."""
     finished = [row for row in rows if row["status"] == "finished"]
     if not finished:
-        raise InputError("every point of the ablation failed; the messages above say why")
-    table = pd.DataFrame([line(shared.points[row["point"]], row) | difference(row["point"], shared) for row in rows])
+        raise InputError("every point of the ablation failed; see the errors above")
+    lines = [table_row(shared.points[row["point"]], row) | difference(row["point"], shared) for row in rows]
+    table = pd.DataFrame(lines)
     table.to_csv(out / "table.csv", index=False, lineterminator="\n")
-    (out / "figure.png").write_bytes(figures.ablation(table, params.ablation.along, figures.LIGHT))
-    (out / "protocol.txt").write_text(shared.protocol.describe() + "\n", encoding="utf-8")
+    (out / "figure.png").write_bytes(figures.ablation(table, params.ablation.along))
+    (out / "protocol.txt").write_text(params.protocol.describe() + "\n", encoding="utf-8")
     log.artifact(out)
     return {
         "points": float(len(rows)),
@@ -138,25 +132,30 @@ def conclude(params: Params, rows: list[dict[str, Any]], shared: Shared, out: Pa
     }
 
 
-def line(point: Point, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A point as a row of the table: which arm, with which settings, and its score."""
+def table_row(point: Point, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the table: the point's arm, experiment, sampler settings, score and status."""
     measured = ("fvd", "fvd_low", "fvd_high", "milliseconds_per_frame", "status")
-    told = {"arm": point.arm, "experiment": point.experiment, **plain(point.sampler)}
-    return told | {name: row.get(name) for name in measured}
+    settings = {"arm": point.arm, "experiment": point.experiment, **plain(point.sampler)}
+    return settings | {name: row.get(name) for name in measured}
 
 
-def difference(place: int, shared: Shared) -> dict[str, Any]:
-    """How far a point's FVD lies above the one that it is compared with, and the interval of that on equal clips."""
+def difference(index: int, shared: Shared) -> dict[str, Any]:
+    """Return a point's FVD minus that of the point it is compared with, with the interval from the same clips.
+
+    All values are None if there is no point to compare with or one of the two failed.
+    """
     names = ("difference", "difference_low", "difference_high")
-    other = shared.points[place].against
-    paths = [shared.kept / f"{index}.safetensors" for index in (place, other)]
-    if other is None or not all(path.is_file() for path in paths):
+    other = shared.points[index].against
+    if other is None or not all(shared.features(point).is_file() for point in (index, other)):
         return {"against": None, **dict.fromkeys(names)}
-    fake, compared = (load_file(path)["features"] for path in paths)
-    found = fvd.difference(shared.real, fake, compared, shared.protocol.resamples)
-    numbers = dict(zip(names, (found.value, found.low, found.high), strict=True))
-    return {"against": shared.points[other].arm, **numbers}
+    fake, compared = (load_file(shared.features(point))["features"] for point in (index, other))
+    scoring = shared.scorings[shared.points[index].experiment]
+    estimate = fvd.difference(scoring.real, fake, compared, scoring.protocol.resamples)
+    values = (estimate.value, estimate.low, estimate.high)
+    return {"against": shared.points[other].arm, **dict(zip(names, values, strict=True))}
 
 
 if __name__ == "__main__":
-    stage.run(main, rows="ablations")
+    from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
+
+    stage.run(main, rows="ablations", check=problems.before_stage)

@@ -1,26 +1,29 @@
-"""Stage `cache_latents`: clips and a VAE to moments."""
+"""Stage `cache_latents`: encode clips with a trained VAE and store the moments."""
 
 from pathlib import Path
 
-from components.autoencoders.kinds import AutoencoderConfig
-from components.config import Config
-from components.tracking import Run
-from pipeline import encoding, stage
+from components.foundation.config import Config
+from components.nn.autoencoders.kinds import AutoencoderConfig
+from components.telemetry.tracking import Run
+from pipeline.encoding import moments
+from pipeline.runtime import stage
 
 
 class Params(Config):
-    """Nothing that the trained VAE does not say itself; named so that another VAE means other latents."""
+    """Read only for the dataset's name; makes DVC rerun the stage when the VAE config changes."""
 
     autoencoder: AutoencoderConfig
 
 
 def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
-    """The moments of every clip in shards, with the mean and standard deviation of each channel beside them."""
-    key = encoding.key_of(clips, autoencoder)
-    metrics = encoding.fill(clips, autoencoder, key, out.name.strip(".").removesuffix(".partial"), out)
+    """Write the moments of every clip in shards, and the mean and standard deviation of each channel."""
+    key = moments.key_of(clips, autoencoder)
+    metrics = moments.fill(clips, autoencoder, key, out)
     log.dataset(params.autoencoder.dataset, str(clips), key.clips, "encoding")
     return metrics
 
 
 if __name__ == "__main__":
-    stage.run(main, rows="autoencoders")
+    from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
+
+    stage.run(main, rows="autoencoders", check=problems.before_stage)

@@ -1,54 +1,62 @@
-"""Stage `preprocess`: video files to clips."""
+"""Stage `preprocess`: cut video files into clips."""
 
 import functools
-import shutil
 from pathlib import Path
 
-from components.config import Config
-from components.data import clips, cutting, sources, words
-from components.data.sources import AnyDataset
-from components.tracking import Run
-from pipeline import cluster, stage
-from pipeline.progress import say
-
-STATE = Path(".state") / "preprocess"  # shards of a run that was stopped lie outside of every stage's outputs
+from components.datasets import actions, captions, clips
+from components.foundation.config import Config
+from components.sources import cutting, sources
+from components.sources.sources import AnyDataset
+from components.telemetry.progress import say
+from components.telemetry.tracking import Run
+from pipeline.runtime import ray_map, stage
 
 
 class Params(Config):
-    """Which videos, and how they are cut."""
+    """The data set: where its videos are, and how they are cut into clips."""
 
     dataset: AnyDataset
 
 
 def main(params: Params, *, out: Path, log: Run) -> dict[str, float]:
-    """Clips in shards, where each comes from, and a report of rejected videos; equal input, equal bytes."""
+    """Write clips in shards, an index of their source videos and a report of rejected videos.
+
+    The same videos and settings give the same bytes. Raise InputError if the videos, captions or actions are missing
+    or invalid, or if too many videos are rejected.
+    """
     dataset, name = params.dataset, out.name.strip(".").removesuffix(".partial")
     found = sources.find(dataset)
-    about = None
+    caption_table, action_table = None, None
+    videos = {source.name for source in found.videos}
+    others = {finding.video for finding in (*found.missing, *found.left_out)}
     if dataset.words is not None:
-        others = {finding.video for finding in (*found.missing, *found.left_out)}
-        about = words.read(dataset.folder / dataset.words, {source.name for source in found.videos}, others)
-    state = (STATE / name).resolve()
+        caption_table = captions.read(dataset.inside(dataset.words), videos, others)
+    if dataset.actions is not None:
+        action_table = actions.matched(actions.read(dataset.inside(dataset.actions)), videos, others)
+    entry = cutting.entry(dataset)
+    state = entry.path
     jobs = cutting.jobs(found.videos, dataset)
     reports = [report for job in jobs if (report := cutting.finished(job, dataset, state))]
-    known = {(report.split, report.index) for report in reports}
-    left = [job for job in jobs if (job.split, job.index) not in known]
+    finished = {(report.split, report.index) for report in reports}
+    remaining = [job for job in jobs if (job.split, job.index) not in finished]
     if reports:
-        say(f"  {len(reports)} of {len(jobs)} shards are there from a run that was stopped")
+        say(f"  resuming an interrupted run: {len(reports)} of {len(jobs)} shards are complete")
     work = functools.partial(cutting.write_shard, config=dataset, state=state)
-    if left:
-        with cluster.connect(Path.cwd()):
-            reports += cluster.map_tasks(work, left, label="cut clips", unit=f"shards of {dataset.shard} videos")
+    if remaining:
+        with ray_map.connect(Path.cwd(), num_cpus=1, use_gpu=False) as parallel:
+            unit = f"shards of {dataset.shard} videos"
+            reports += parallel(lambda: work, remaining, total=len(remaining), label="cut clips", unit=unit)
     try:
-        metrics = cutting.finish(out, state, reports, found, dataset, about)
+        metrics = cutting.finish(out, state, reports, found, dataset, caption_table, action_table)
     finally:
         for file in ("rejected.html", "rejected.json"):
             log.artifact(out / file, "rejected")
-    shutil.rmtree(state)
-    opened = clips.Clips.open(out, "train")
-    log.dataset(name, dataset.path, opened.hash, "clips")
+    entry.remove()
+    log.dataset(name, dataset.path, clips.Clips.open(out, "train").hash, "clips")
     return metrics
 
 
 if __name__ == "__main__":
-    stage.run(main, rows="datasets")
+    from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
+
+    stage.run(main, rows="datasets", check=problems.before_stage)

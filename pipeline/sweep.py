@@ -1,6 +1,7 @@
-"""Stage `sweep`: settings tried on validation data through Ray Tune, the best of them, and what it costs in time."""
+"""Stage `sweep`: search sampler or training settings with Ray Tune on validation data, and write the best."""
 
-import json
+import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,54 +9,59 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import Field
 
-from components import checkpoint
-from components.config import Config, fingerprint, plain
-from components.data.clips import Clips
-from components.data.latents import Latents
-from components.data.selection import evaluation_clips
-from components.errors import InputError
-from components.metrics.fvd import ProtocolConfig
+from components.datasets.clips import Clips
+from components.datasets.latents import Latents
+from components.datasets.selection import evaluation_clips
+from components.foundation import checkpoint, devices
+from components.foundation.caching import code
+from components.foundation.caching.cache import Cache
+from components.foundation.config import Config, plain
+from components.foundation.errors import InputError
+from components.foundation.files import write_json
+from components.metrics.distances.fvd import ProtocolConfig
+from components.models.conditions import encoders
 from components.models.kinds import ModelConfig
-from components.proposals import Proposals, Stopper
-from components.reporting import frontier
+from components.models.latent_training import TrainingSource
 from components.sampling.frame import SamplerConfig
-from components.sampling.search import TOLD, SamplingSearch, changed, proposals
-from components.tracking import Run
+from components.telemetry.progress import complain
+from components.telemetry.tracking import Run
 from components.training.optimizer import RecipeConfig
-from components.training.search import TrainingSearch
-from components.training.search import proposals as training_proposals
-from pipeline import cluster, conditioning, sampler_trials, stage, training_trials, trials
-from pipeline.latent_training import Source
-from pipeline.progress import complain
-from pipeline.sampler_trials import Folders, Scoring
+from pipeline.runtime import cluster, stage
+from pipeline.tuning import figures, frontier, sampler_search, sampler_trials, training_search, training_trials, trials
+from pipeline.tuning.sampler_search import OPTUNA_METRICS, SamplingSearch
+from pipeline.tuning.sampler_trials import Folders, Scoring
+from pipeline.tuning.suggest import Stopper, Suggester
+from pipeline.tuning.training_search import TrainingSearch
 
-STATE = Path(".state")
 Search = SamplingSearch | TrainingSearch
 
 
 class Params(Config):
-    """What there is to begin with, what may vary of it, and the protocol that samples are scored by."""
+    """The current model, recipe and sampler, the search that varies them, and the evaluation protocol."""
 
     model: ModelConfig
     recipe: RecipeConfig
     sampler: SamplerConfig
-    search: Annotated[SamplingSearch | TrainingSearch, Field(discriminator="kind")]
+    search: Annotated[Search, Field(discriminator="kind")]
     protocol: ProtocolConfig
 
 
 def main(
     params: Params, *, clips: Path, autoencoder: Path, model: Path, latents: Path, weights: Path, out: Path, log: Run
 ) -> dict[str, float]:
-    """The table of all trials, its Pareto front, and the setting that scored best."""
+    """Write a table of all trials, the Pareto front, and best.json with the setting that scored best.
+
+    Raise InputError if the search is not valid or every trial fails.
+    """
     search = params.search
     identities = {"model": checkpoint.identity(model), "autoencoder": checkpoint.identity(autoencoder)}
     if isinstance(search, TrainingSearch):
-        return over_training(params, search, latents, identities, out, log)
-    folders = Folders(*(path.resolve() for path in (model, autoencoder, weights, STATE / "features")))
-    return over_sampler(params, search, clips, folders, identities, out, log)
+        return search_training(params, search, latents, autoencoder, identities, out, log)
+    folders = Folders(model.resolve(), autoencoder.resolve(), weights.resolve(), Cache.here())
+    return search_sampler(params, search, clips, folders, identities, out, log)
 
 
-def over_sampler(
+def search_sampler(
     params: Params,
     search: SamplingSearch,
     clips: Path,
@@ -64,86 +70,97 @@ def over_sampler(
     out: Path,
     log: Run,
 ) -> dict[str, float]:
-    """Samplers of the trained model; the winner and the first are scored once more on clips that chose nothing."""
-    proposed = proposals(params.sampler, search)
-    held = Clips.open(clips, "val")
-    chosen, others = evaluation_clips([held.name(index) for index in range(len(held))], search.clips)
-    seen = Scoring.of(params.sampler, params.protocol, folders, held, chosen, log.handle)
-    told = [TOLD[name] for name in search.objectives]
-    facts = {**identities, "params": fingerprint(params), "clips": held.hash}
-    rows = tried(sampler_trials.trial, proposed, seen, search, told, facts)
-    table, best = conclude(rows, search, out)
-    winner = changed(params.sampler, {path: best[path] for path in search.space})
-    again: dict[str, float] = {}
-    if unseen := enough(others, search.unseen):
-        scoring = Scoring.of(params.sampler, params.protocol, folders, held, unseen, log.handle)
-        again = sampler_trials.compare(winner, scoring)
-    write_best(out, best, search, winner, again)
+    """Search sampler settings of the trained model; score the winner again on clips that no trial used."""
+    suggester = sampler_search.suggester(params.sampler, search)
+    val = Clips.open(clips, "val")
+    chosen, others = evaluation_clips([val.name(index) for index in range(len(val))], search.clips)
+    scoring = Scoring.of(params.sampler, params.protocol, folders, val, chosen, log.handle)
+    metrics = [OPTUNA_METRICS[name] for name in search.objectives]
+    inputs = {**identities, "params": plain(params), "clips": val.hash, "chosen": chosen}
+    rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs)
+    table, best = write_tables(rows, search, out)
+    winner = sampler_search.changed(params.sampler, {path: best[path] for path in search.space})
+    rescored: dict[str, float] = {}
+    if unseen := unseen_clips(others, search.unseen):
+        scoring = Scoring.of(params.sampler, params.protocol, folders, val, unseen, log.handle)
+        rescored = sampler_trials.compare(winner, scoring)
+    write_best(out, best, search, winner, rescored)
     log.artifact(out)
-    return {**numbers(rows, table, best, search), **again}
+    return {**summary(rows, table, best, search), **rescored}
 
 
-def over_training(
-    params: Params, search: TrainingSearch, latents: Path, identities: Mapping[str, str], out: Path, log: Run
+def search_training(
+    params: Params,
+    search: TrainingSearch,
+    latents: Path,
+    autoencoder: Path,
+    identities: Mapping[str, str],
+    out: Path,
+    log: Run,
 ) -> dict[str, float]:
-    """Short trainings of models and recipes; the sampler stays as it is."""
-    begin = training_trials.Trained(model=params.model, recipe=params.recipe)
-    source = Source(latents.resolve(), conditioning.prepare(params.model, latents, cluster.device()))
-    shared = training_trials.Training(begin, search, source, log.handle)
-    proposed = training_proposals(plain(begin), search)
+    """Search settings of model and recipe by short trainings; the sampler does not change."""
+    current = training_trials.Candidate(model=params.model, recipe=params.recipe)
+    source = TrainingSource(latents.resolve(), encoders.prepare(params.model, latents, autoencoder, devices.device()))
+    shared = training_trials.TrialInputs(current, search, source, log.handle)
+    suggester = training_search.suggester(plain(current), search)
     training_trials.check(shared)
-    held = Latents.open(latents, "val", None)
-    facts = {**identities, "params": fingerprint(params), "latents": held.hash}
-    rows = tried(
-        training_trials.trial, proposed, shared, search, search.objectives, facts, search.stopper, search.steps
+    inputs = {**identities, "params": plain(params), "latents": Latents.open(latents, "val", None).hash}
+    rows = run_trials(
+        training_trials.trial, suggester, shared, search, search.objectives, inputs, search.stopper, search.steps
     )
     for row in rows:
         if row["status"] == "finished" and row["step"] < search.steps:
             row["status"] = "stopped"
-    table, best = conclude(rows, search, out)
+    table, best = write_tables(rows, search, out)
     write_best(out, best, search, params.sampler, {})
     log.artifact(out)
-    return {**numbers(rows, table, best, search), "trials_stopped": float((table["status"] == "stopped").sum())}
+    return {**summary(rows, table, best, search), "trials_stopped": float((table["status"] == "stopped").sum())}
 
 
-def tried(
+def run_trials(
     trial: trials.Trial,
-    proposed: Proposals,
+    suggester: Suggester,
     shared: Any,
     search: Search,
-    told: Sequence[str],
-    facts: Mapping[str, Any],
+    metrics: Sequence[str],
+    inputs: Mapping[str, Any],
     stopper: Stopper | None = None,
     steps: int = 1,
 ) -> list[dict[str, Any]]:
-    """The rows of all trials; a search of equal facts that was killed is gone on with."""
+    """Run all trials and return their rows; resume an interrupted search if its inputs and code are the same.
+
+    `metrics` are the values that the suggester minimises, `inputs` the cache key of the search.
+    """
+    entry = Cache.here().entry("search", inputs, code.fingerprint(inspect.getfile(trial), trials.__file__))
     with cluster.connect(Path.cwd()):
-        return trials.search(
+        rows = trials.search(
             trial,
-            proposed,
+            suggester,
             shared,
-            storage=STATE / "searches",
-            name=f"search-{fingerprint({**facts, 'code': stage.code()})}",
+            storage=entry.path,
+            name="trials",
             concurrent=search.concurrent,
             label="trials",
             total=search.trials,
-            objectives=told,
+            objectives=metrics,
             stopper=stopper,
             steps=steps,
         )
+    entry.remove()
+    return rows
 
 
-def conclude(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Writes the table, the front and its figure; gives the table and the best by the first objective.
+def write_tables(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Write the table, the Pareto front and its figure; return the table and the best row by the first objective.
 
-    Raises InputError if no trial came to its end.
+    Raise InputError if no trial has finished with a first objective that is not NaN.
     """
     objectives = search.objectives
-    finished = [row for row in rows if row["status"] == "finished" and row[objectives[0]] == row[objectives[0]]]
+    finished = [row for row in rows if row["status"] == "finished" and not math.isnan(row[objectives[0]])]
     if not finished:
-        raise InputError("every trial of the search failed; the messages above say why")
-    best = min(finished, key=lambda row: tuple(row[name] for name in objectives))  # equals by what comes next
-    measured = [f"{name}{end}" for name in objectives for end in ("", "_low", "_high")]
+        raise InputError("every trial of the search failed; see the errors above")
+    best = min(finished, key=lambda row: tuple(row[name] for name in objectives))  # later objectives break ties
+    measured = [f"{name}{suffix}" for name in objectives for suffix in ("", "_low", "_high")]
     present = [name for name in (*measured, "gigaflops_per_frame", "step") if any(name in row for row in rows)]
     columns = ["trial", *search.space, *present, "front", "status", "error"]
     table = pd.DataFrame(rows).reindex(columns=columns)
@@ -152,14 +169,14 @@ def conclude(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple[pd.
     if len(objectives) > 1:
         front = table[table["front"]].sort_values(list(objectives))
         front.to_csv(out / "front.csv", index=False, lineterminator="\n")
-        (out / "front.png").write_bytes(frontier.figure(table, objectives, best["trial"]))
+        (out / "front.png").write_bytes(figures.front(table, objectives, best["trial"]))
     return table, best
 
 
 def write_best(
     out: Path, best: Mapping[str, Any], search: Search, sampler: SamplerConfig, unseen: Mapping[str, float]
 ) -> None:
-    """The winner as a file: `evaluate` takes the sampler from it, a person what was changed."""
+    """Write best.json: the winner's scores, its settings, and the whole sampler, which `evaluate` reads."""
     content = {
         "trial": best["trial"],
         "objectives": {name: best[name] for name in search.objectives},
@@ -167,13 +184,13 @@ def write_best(
         "unseen": dict(unseen),
         "sampler": plain(sampler),
     }
-    (out / "best.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "best.json", content)
 
 
-def numbers(
+def summary(
     rows: Sequence[Mapping[str, Any]], table: pd.DataFrame, best: Mapping[str, Any], search: Search
 ) -> dict[str, float]:
-    """What a person compares from one run to the next."""
+    """Return the stage's metrics: the best and the first score, and counts of trials."""
     first = search.objectives[0]
     return {
         **{f"{name}_best": best[name] for name in search.objectives},
@@ -184,13 +201,15 @@ def numbers(
     }
 
 
-def enough(others: Sequence[int], wanted: int) -> list[int]:
-    """Clips to score the winner on once more; none where there are fewer than two, of which a person is told."""
-    found = list(others[:wanted])
-    if len(found) < wanted:
-        complain(f"  search.unseen asks for {wanted} clips of videos that no trial saw, but there are {len(found)}")
+def unseen_clips(others: Sequence[int], count: int) -> list[int]:
+    """Return the clips to score the winner on again, or none if there are fewer than two; warn if some are missing."""
+    found = list(others[:count])
+    if len(found) < count:
+        complain(f"  search.unseen is {count}, but only {len(found)} clips are of videos that no trial uses")
     return found if len(found) > 1 else []
 
 
 if __name__ == "__main__":
-    stage.run(main, rows="experiments")
+    from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
+
+    stage.run(main, rows="experiments", check=problems.before_stage)

@@ -1,25 +1,27 @@
-"""Stage `train`: latents to a video model, through Ray Train."""
+"""Stage `train`: train a video model on latents with Ray Train."""
 
 import functools
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from components import checkpoint
-from components.config import Config, fingerprint, plain
-from components.data.conditions import Conditions
-from components.data.latents import Latents
-from components.errors import InputError
+from components.datasets.conditions import Conditions
+from components.datasets.latents import Latents
+from components.foundation import checkpoint, devices
+from components.foundation.caching.cache import Cache
+from components.foundation.config import Config, fingerprint, plain
+from components.foundation.errors import InputError
+from components.models.conditions import encoders
 from components.models.kinds import ModelConfig
-from components.models.trained import Trained
-from components.tracking import Run, provenance
+from components.models.latent_training import InitialWeights, TrainingSource, check, make, phase_model
+from components.models.trained import ModelDescription
+from components.nn.autoencoders import trained as autoencoders
+from components.telemetry.tracking import Run, provenance
 from components.training.history import write_history
 from components.training.optimizer import Phase, RecipeConfig
-from pipeline import cluster, conditioning, encoding, fitting, stage
-from pipeline.fitting import FitJob, Fitted
-from pipeline.latent_training import Source, Start, check, make, model_of
-from pipeline.previews import Album
-
-STATE = Path(".state") / "previews"  # pictures on their way from the first worker to the run
+from pipeline.encoding import resolutions
+from pipeline.fitting import trainer
+from pipeline.fitting.workers import FitJob
+from pipeline.monitoring.previews import Previews
+from pipeline.runtime import cluster, stage
 
 
 class Params(Config):
@@ -29,16 +31,22 @@ class Params(Config):
     recipe: RecipeConfig
 
 
-def job_of(params: Params, phase: Phase, source: Source, start: Start | None, album: Album | None = None) -> FitJob:
-    """The training of a phase, given the weights that it begins with."""
+def job_of(
+    model: ModelConfig,
+    phase: Phase,
+    source: TrainingSource,
+    start: InitialWeights | None,
+    previews: Previews | None = None,
+) -> FitJob:
+    """Return the job that trains one phase, starting from the weights `start`, or from random ones if it is None."""
     train = source.open("train")
-    model = model_of(params.model, phase, train.latents.shape[1:])
-    chosen = {"model": plain(model), "recipe": phase.recipe.lasting(), "frames": phase.frames}
+    model = phase_model(model, phase, train.latents.shape[1:])
+    chosen = {"model": plain(model), "recipe": phase.recipe.result_settings(), "frames": phase.frames}
     return FitJob(
         label=f"train the video model {phase.name}".strip(),
-        make=functools.partial(make, model, phase, source, start, album),
+        make=functools.partial(make, model, phase, source, start, previews),
         recipe=phase.recipe,
-        facts={
+        identity={
             "params": fingerprint(chosen),
             "latents": train.latents.hash,
             "autoencoder": train.latents.key.autoencoder,
@@ -49,70 +57,72 @@ def job_of(params: Params, phase: Phase, source: Source, start: Start | None, al
     )
 
 
-def train_in_phases(
-    params: Params, sources: Sequence[Source], autoencoder: Path, log: Run
-) -> tuple[list[FitJob], Fitted]:
-    """Trains phase after phase, each on its source; the trainings, and the last one's weights with the history of all.
+def main(params: Params, *, clips: Path, latents: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
+    """Write the averaged weights, their description and the loss curves; return the last validation losses.
 
-    Losses, and what the model makes of a few validation clips, go into the run as they come.
+    Raise InputError if the model, the recipe, the latents and the VAE do not match.
     """
-    given, pictures = params.recipe.start, STATE.resolve() / fingerprint(plain(params))
-    start = None if given is None else Start(Path(given.folder).resolve() / checkpoint.WEIGHTS, given.new)
-    jobs: list[FitJob] = []
-    history: list[dict[str, float]] = []
-    for phase, source in zip(params.recipe.parts(), sources, strict=True):
-        album = Album(pictures, autoencoder, sum(job.recipe.steps for job in jobs))
-        job = job_of(params, phase, source, start, album)
-
-        def told(values: Mapping[str, float], step: int, album: Album = album) -> None:
-            log.metrics(values, album.before + step)
-            album.log(step, log)
-
-        fitted = fitting.fit(job, told)
-        history += [{**row, "step": album.before + row["step"]} for row in fitted.history]
-        jobs.append(job)
-        start = Start(fitted.weights, ())
-    album.close(log)
-    return jobs, Fitted(fitted.weights, history)
-
-
-def main(params: Params, *, latents: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
-    """Averaged weights, what they are and what they were trained on, and the loss curves."""
+    model, recipe = params.model, params.recipe
     train = Latents.open(latents, "train", None)
-    check(params.model, params.recipe, train, latents)
+    check(model, recipe, train, latents)
     if (identity := checkpoint.identity(autoencoder)) != train.key.autoencoder:
         raise InputError(
-            f"{latents} holds latents of the VAE {train.key.autoencoder}, but {autoencoder} holds {identity}; "
-            "run `dvc repro` to make the latents again"
+            f"{latents} holds latents of the VAE {train.key.autoencoder}, but {autoencoder} holds the VAE {identity}; "
+            "run `dvc repro` to encode the latents again"
+        )
+    if (dataset := autoencoders.description(autoencoder).dataset) != clips.name:
+        raise InputError(
+            f"the autoencoder {autoencoder.name} encodes the data set {dataset}, but the row has {clips.name}; "
+            f"set the row's dataset to {dataset}"
         )
     log.dataset(latents.name, str(latents), train.hash, "training")
-    given = conditioning.prepare(params.model, latents, cluster.device())
-    whole = Source(latents.resolve(), given)
-    sources = [
-        whole if phase.resolution is None else Source(encoding.resized(phase, autoencoder, latents), given)
-        for phase in params.recipe.parts()
-    ]
+    conditions = encoders.prepare(model, latents, autoencoder, devices.device())
+    phases = recipe.resolved_phases()
+    sources = [TrainingSource(source_folder(phase, clips, autoencoder, latents), conditions) for phase in phases]
+    start = None
+    if recipe.start is not None:
+        start = InitialWeights(Path(recipe.start.folder).resolve() / checkpoint.WEIGHTS, recipe.start.new)
+    pictures = Cache.here().entry("previews", plain(params), "none: no result depends on pictures").path
+    previews = Previews(pictures, autoencoder.resolve(), steps_before=0)
+    jobs: list[FitJob] = []
+    history: list[dict[str, float]] = []
     with cluster.connect(Path.cwd()):
-        jobs, fitted = train_in_phases(params, sources, autoencoder.resolve(), log)
+        for phase, source in zip(phases, sources, strict=True):
+            jobs.append(job_of(model, phase, source, start, previews))
+            fitted = trainer.fit(jobs[-1], functools.partial(previews.log_metrics, log))
+            history += [{**row, "step": previews.steps_before + row["step"]} for row in fitted.history]
+            start, previews = InitialWeights(fitted.weights, ()), previews.next_phase(phase.recipe.steps)
+        previews.close(log)
     weights = checkpoint.read_weights(fitted.weights)
     checkpoint.save_weights(out / checkpoint.WEIGHTS, weights)
-    trained = Trained(
-        model=params.model,
-        autoencoder=train.key.autoencoder,
-        clips=train.key.clips,
-        encoder=None if given is None else Conditions.open(given, "train", None).key.encoder,
-        mean=tuple(train.mean.tolist()),
-        std=tuple(train.std.tolist()),
-    )
-    checkpoint.describe(out, trained)
-    write_history(out / "history.csv", fitted.history)
+    checkpoint.describe(out, description(model, train, latents, conditions))
+    write_history(out / "history.csv", history)
     log.artifact(out, "model")
     for job in jobs:
-        fitting.clear(job)
-    last = fitted.history[-1]
-    metrics = {name: value for name, value in last.items() if name.startswith("validation_")}
+        trainer.clear(job)
+    metrics = {name: value for name, value in history[-1].items() if name.startswith("validation_")}
     return {**metrics, "parameters": float(sum(tensor.numel() for tensor in weights.values()))}
 
 
+def source_folder(phase: Phase, clips: Path, autoencoder: Path, latents: Path) -> Path:
+    """Return the folder of a phase's latents; encode them first if the phase has its own resolution."""
+    return latents.resolve() if phase.resolution is None else resolutions.resized(phase, clips, autoencoder, latents)
+
+
+def description(model: ModelConfig, train: Latents, latents: Path, conditions: Path | None) -> ModelDescription:
+    """Return the description of a trained model, which sampling needs besides the weights."""
+    return ModelDescription(
+        model=model,
+        autoencoder=train.key.autoencoder,
+        clips=train.key.clips,
+        encoder=None if conditions is None else Conditions.open(conditions, "train", None).key.encoder,
+        actions=encoders.scale_of(model, latents),
+        mean=tuple(train.mean.tolist()),
+        std=tuple(train.std.tolist()),
+    )
+
+
 if __name__ == "__main__":
-    stage.run(main, rows="experiments")
+    from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
+
+    stage.run(main, rows="experiments", check=problems.before_stage)

@@ -1,4 +1,4 @@
-"""Stage `train_vae`: clips to a video VAE."""
+"""Stage `train_vae`: train a video VAE on clips with Ray Train."""
 
 import functools
 import json
@@ -7,34 +7,37 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
 from torch import Tensor
 
-from components import checkpoint
-from components.autoencoders import interface, trained
-from components.autoencoders.coding import Coder
-from components.autoencoders.kinds import AutoencoderConfig, located
-from components.config import Config, fingerprint, plain
-from components.data.clips import Clips
-from components.data.loading import ReadAhead, sample_ids, share
-from components.errors import InputError
-from components.metrics import pixels
+from components.datasets.clips import Clips
+from components.datasets.loading import ReadAhead, sample_ids, share
+from components.foundation import checkpoint, devices
+from components.foundation.config import Config, fingerprint, plain
+from components.foundation.errors import InputError
+from components.foundation.files import write_json
+from components.foundation.randomness import derive
+from components.nn import pixels
+from components.nn.autoencoders import interface, trained
+from components.nn.autoencoders.coding import Coder
+from components.nn.autoencoders.folded import FoldedVAE
+from components.nn.autoencoders.kinds import VAE, AutoencoderConfig, with_absolute_path
 from components.nn.lpips import LPIPS
-from components.randomness import derive
-from components.reporting import galleries, results
-from components.tracking import Run, provenance
+from components.telemetry.progress import say
+from components.telemetry.tracking import Run, provenance
 from components.training.history import write_history
-from components.training.loop import Data, Training
+from components.training.loop import Data, Training, Worker
 from components.training.optimizer import RecipeConfig
-from pipeline import cluster, fitting, stage
-from pipeline.fitting import FitJob
-from pipeline.progress import say
-from pipeline.workers import Worker
+from pipeline.fitting import trainer
+from pipeline.fitting.workers import FitJob
+from pipeline.monitoring.reconstructions import log_reconstruction
+from pipeline.runtime import cluster, stage
 
-OWN = "autoencoder."  # how the names of the VAE's own weights begin; the rest is its adversary's
-AHEAD = "; it looks ahead, so a context alone has other latents than within its clip"
-SHOWN = 8  # clips that are kept to be looked at, and scored at a time
-JUDGE = "lpips.safetensors"  # of the public weights
+VAE_PREFIX = "autoencoder."  # of the names of the VAE's weights; all others belong to the discriminator
+NOT_CAUSAL = "; it is not causal, so the latents of a context differ from those within its clip"
+BATCH = 8  # clips that are scored at a time; the first batch is stored to look at
+LPIPS_FILE = "lpips.safetensors"  # in the folder of public weights
 
 
 class Params(Config):
@@ -45,110 +48,137 @@ class Params(Config):
 
 
 def make(
-    config: AutoencoderConfig, recipe: RecipeConfig, clips: Path, weights: Path, worker: Worker
+    autoencoder: AutoencoderConfig, recipe: RecipeConfig, clips: Path, weights: Path, worker: Worker
 ) -> tuple[Training, Data]:
-    """One worker's part of the training."""
+    """Return the training of one worker and its data."""
     torch.manual_seed(derive(recipe.seed, "autoencoder"))
-    assert config.objective is not None
-    objective = config.objective.build(config.build(), weights / JUDGE).to(worker.device)
-    train, held = Clips.open(clips, "train"), Clips.open(clips, "val")
+    assert autoencoder.objective is not None
+    train, val = Clips.open(clips, "train"), Clips.open(clips, "val")
+    vae = autoencoder.build()
+    initialise(vae, train)
+    objective = autoencoder.objective.build(vae, weights / LPIPS_FILE).to(worker.device)
 
     def batches(start: int) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         def ids(step: int) -> tuple[int, ...]:
-            every = sample_ids(step, size=len(train), batch=recipe.batch, seed=recipe.seed)
-            return share(every, worker.rank, worker.world)
+            batch_ids = sample_ids(step, size=len(train), batch=recipe.batch, seed=recipe.seed)
+            return share(batch_ids, worker.rank, worker.world_size)
 
         with ReadAhead(train.read, ids, range(start, recipe.steps)) as ahead:
             for batch in ahead:
                 yield batch.ids, batch.data
 
-    chosen = range(min(recipe.validation_clips, len(held)))
+    chosen = range(min(recipe.validation_clips, len(val)))
     validation = [
-        (tuple(part), held.read(part)) for part in (chosen[i : i + recipe.batch] for i in chosen[:: recipe.batch])
+        (tuple(part), val.read(part)) for part in (chosen[i : i + recipe.batch] for i in chosen[:: recipe.batch])
     ]
     return Training(objective, worker.parallel, recipe), Data(batches, validation)
 
 
-def check(config: AutoencoderConfig, recipe: RecipeConfig, clips: Clips) -> None:
-    """Raises InputError if the VAE does not fit the clips, or its recipe is one of a video model."""
+def initialise(vae: VAE, clips: Clips) -> None:
+    """Initialise the linear path of a VAE, if it has one, to the PCA of clips spread evenly over the split.
+
+    All workers compute the same weights from the same clips. Raise InputError if the clips have too few blocks.
+    """
+    if not isinstance(vae, FoldedVAE) or vae.settings.linear is None:
+        return
+    count = min(vae.settings.linear.clips, len(clips))
+    vae.initialise_pca(interface.to_float(clips.read([index * len(clips) // count])) for index in range(count))
+
+
+def check(autoencoder: AutoencoderConfig, recipe: RecipeConfig, clips: Clips) -> None:
+    """Raise InputError if the VAE does not fit the clips, or its recipe has settings of video models."""
     if recipe.start is not None or recipe.phases:
-        raise InputError(f"recipe {config.recipe} has a start or phases, which only video models take; use null and []")
-    if (config.frames, config.resolution) != (clips.frames, clips.size):
         raise InputError(
-            f"the autoencoder is for clips of {config.frames} frames at {config.resolution}, "
-            f"but its data set {config.dataset} has clips of {clips.frames} frames at {clips.size}; "
+            f"recipe {autoencoder.recipe} has a start or phases, which only video models support; "
+            "set start to null and phases to []"
+        )
+    if (autoencoder.frames, autoencoder.resolution) != (clips.frames, clips.size):
+        raise InputError(
+            f"the autoencoder expects clips of {autoencoder.frames} frames at {autoencoder.resolution}, "
+            f"but its data set {autoencoder.dataset} has clips of {clips.frames} frames at {clips.size}; "
             "change one of them in params.yaml"
         )
 
 
 def main(params: Params, *, clips: Path, weights: Path, out: Path, log: Run) -> dict[str, float]:
-    """A video VAE: averaged weights, its description, the loss curves and reconstructions to look at."""
+    """Write a VAE's averaged weights, its description, the loss curves and reconstructions; return their scores.
+
+    Raise InputError if the VAE, its recipe and the clips do not match.
+    """
     train = Clips.open(clips, "train")
     check(params.autoencoder, params.recipe, train)
     jobs = [] if params.autoencoder.objective is None else [job_of(params, clips, weights, train)]
     fitted = None
     with cluster.connect(Path.cwd()) if jobs else nullcontext():
         for job in jobs:
-            fitted = fitting.fit(job, log.metrics)
+            fitted = trainer.fit(job, log.metrics)
     vae = params.autoencoder.build()
-    every = {f"{OWN}{name}": tensor for name, tensor in vae.state_dict().items()}
+    state = {f"{VAE_PREFIX}{name}": tensor for name, tensor in vae.state_dict().items()}
     if fitted is not None:
-        every = checkpoint.read_weights(fitted.weights)
-    own = {name.removeprefix(OWN): tensor for name, tensor in every.items() if name.startswith(OWN)}
+        state = checkpoint.read_weights(fitted.weights)
+    own = {name.removeprefix(VAE_PREFIX): tensor for name, tensor in state.items() if name.startswith(VAE_PREFIX)}
     trained.save(out, vae, own)
     write_history(out / "history.csv", fitted.history if fitted is not None else [])
-    metrics = look(out, Clips.open(clips, "val"), weights)
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    film = galleries.reconstruction_film(results.read_reconstructions(out), 0)
-    (out / "reconstruction.png").write_bytes(galleries.sheet(film))
+    metrics = score_reconstructions(out, Clips.open(clips, "val"), weights)
+    write_json(out / "metrics.json", metrics)
     log.artifact(out, "autoencoder")
+    log_reconstruction(out, log)
     for job in jobs:
-        fitting.clear(job)
+        trainer.clear(job)
     return metrics
 
 
 def job_of(params: Params, clips: Path, weights: Path, train: Clips) -> FitJob:
-    """The training of a VAE on these clips."""
-    chosen = {"autoencoder": plain(params.autoencoder), "recipe": params.recipe.lasting()}
+    """Return the job that trains a VAE on these clips."""
+    chosen = {"autoencoder": plain(params.autoencoder), "recipe": params.recipe.result_settings()}
     return FitJob(
         label="train the VAE",
-        make=functools.partial(make, located(params.autoencoder), params.recipe, clips.resolve(), weights.resolve()),
+        make=functools.partial(
+            make, with_absolute_path(params.autoencoder), params.recipe, clips.resolve(), weights.resolve()
+        ),
         recipe=params.recipe,
-        facts={"params": fingerprint(chosen), "clips": train.hash},
+        identity={"params": fingerprint(chosen), "clips": train.hash},
         notes=provenance(Path.cwd()),
     )
 
 
 @torch.no_grad()
-def look(out: Path, clips: Clips, weights: Path) -> dict[str, float]:
-    """PSNR, SSIM and LPIPS over the validation clips; some of them are written before and after."""
-    device = cluster.device()
+def score_reconstructions(out: Path, clips: Clips, weights: Path) -> dict[str, float]:
+    """Return the mean PSNR (dB), SSIM and LPIPS of the reconstructed clips.
+
+    Write the first batch with its reconstructions, and the shape of the latents.
+    """
+    device = devices.device()
     coder = Coder(trained.load(out, device), device)
-    judge = LPIPS.load(weights / JUDGE, "alex").to(device)
+    lpips = LPIPS.load(weights / LPIPS_FILE, "alex").to(device)
     scores: list[dict[str, Tensor]] = []
-    for start in range(0, len(clips), SHOWN):
-        truth = clips.read(range(start, min(start + SHOWN, len(clips))))
+    for start in range(0, len(clips), BATCH):
+        truth = clips.read(range(start, min(start + BATCH, len(clips))))
         moments = torch.cat(list(coder.encode(truth)))
-        again = torch.cat(list(coder.decode(moments.chunk(2, dim=2)[0])))
-        scores.append(likeness(again, truth, judge))
+        reconstruction = torch.cat(list(coder.decode(moments.chunk(2, dim=2)[0])))
+        scores.append(clip_scores(reconstruction, truth, lpips))
         if start == 0:
-            names = json.dumps([clips.name(index) for index in range(len(truth))])
-            pair = {"truth": truth.contiguous(), "reconstruction": again.contiguous()}
-            save_file(pair, out / "reconstructions.safetensors", {"names": names})
+            text = json.dumps({"names": [clips.name(index) for index in range(len(truth))]})
+            pair = {"truth": truth.contiguous(), "reconstruction": reconstruction.contiguous()}
+            save_file(pair, out / "reconstructions.safetensors", {"text": text})
             shape = {"latent": list(moments.chunk(2, dim=2)[0].shape[1:]), "frames": coder.vae.frame_formula}
-            say(f"  {coder.vae.frame_formula}{'' if coder.vae.causal else AHEAD}")
-            (out / "shape.json").write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
+            say(f"  {coder.vae.frame_formula}{'' if coder.vae.causal else NOT_CAUSAL}")
+            write_json(out / "shape.json", shape)
     return {name: float(torch.cat([part[name] for part in scores]).mean()) for name in scores[0]}
 
 
-def likeness(again: Tensor, truth: Tensor, judge: LPIPS) -> dict[str, Tensor]:
-    """PSNR, SSIM and LPIPS of each clip; frames too small for LPIPS go without it."""
-    found = {"psnr": pixels.psnr(again, truth), "ssim": pixels.ssim(again, truth)}
-    if min(truth.shape[-2:]) >= judge.smallest:
-        pairs = [interface.to_float(clips.flatten(0, 1).to(judge.shift.device)) for clips in (again, truth)]
-        found["lpips"] = judge(*pairs).cpu().unflatten(0, truth.shape[:2]).mean(dim=1)
-    return found
+def clip_scores(
+    reconstruction: UInt8[Tensor, "b f c h w"], truth: UInt8[Tensor, "b f c h w"], lpips: LPIPS
+) -> dict[str, Float[Tensor, "b"]]:
+    """Return the PSNR (dB), SSIM and LPIPS of each clip, without LPIPS if the frames are too small for its network."""
+    scores = {"psnr": pixels.psnr(reconstruction, truth), "ssim": pixels.ssim(reconstruction, truth)}
+    if min(truth.shape[-2:]) >= lpips.smallest:
+        pair = [interface.to_float(clips.flatten(0, 1).to(lpips.shift.device)) for clips in (reconstruction, truth)]
+        scores["lpips"] = lpips(*pair).cpu().unflatten(0, truth.shape[:2]).mean(dim=1)
+    return scores
 
 
 if __name__ == "__main__":
-    stage.run(main, rows="autoencoders")
+    from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
+
+    stage.run(main, rows="autoencoders", check=problems.before_stage)

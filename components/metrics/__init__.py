@@ -1,1 +1,1 @@
-"""From videos to scores."""
+"""Metrics of predicted videos."""

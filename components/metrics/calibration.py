@@ -1,4 +1,7 @@
-"""Whether the canvas's staticness is what it claims to be: the mean of exp(-error) of its tokens (Eq. 6)."""
+"""Calibration of the canvas's staticness.
+
+Among tokens of about the same predicted staticness, the prediction should equal the mean of exp(-scale error) (Eq. 6).
+"""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,19 +15,20 @@ BINS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Canvases:
-    """Canvases of known frames: what each said of its tokens, and how far off these were."""
+    """Predicted staticness and true error of each token, for canvases of frames that are known."""
 
     staticness: Float[Tensor, "b t n"]  # as predicted, in [0, 1]
-    error: Float[Tensor, "b t n"]  # of the canvas, squared and summed over channels, of standardised latents
-    numbers: int  # channels that the error is a sum over
+    error: Float[Tensor, "b t n"]  # squared error of the canvas in standardised latents, summed over channels
+    channels: int  # channels that `error` is summed over
     scale: float  # s = exp(-scale * error)
 
 
 def reliability(canvases: Canvases) -> dict[str, Any]:
-    """`canvas_error` (mean square a number), `staticness_error` (expected calibration error) and `bins`.
+    """Return `canvas_error` (mean squared error per channel), `staticness_error` and `bins` (a reliability diagram).
 
-    Each bin of predicted staticness that holds tokens: its ends, its tokens, the mean predicted and the mean observed
-    exp(-scale error). The calibration error is the mean over tokens of how far apart these two are.
+    Each non-empty bin of predicted staticness has its bounds, its number of tokens, the mean prediction and the mean
+    observed exp(-scale error). `staticness_error` is the expected calibration error: the absolute difference of these
+    two means, averaged over tokens.
     """
     predicted = canvases.staticness.flatten().double()
     observed = torch.exp(-canvases.scale * canvases.error.flatten().double())
@@ -43,7 +47,7 @@ def reliability(canvases: Canvases) -> dict[str, Any]:
         if counts[index]
     ]
     return {
-        "canvas_error": float(canvases.error.double().mean() / canvases.numbers),
+        "canvas_error": float(canvases.error.double().mean() / canvases.channels),
         "staticness_error": float((sums[0] - sums[1]).abs().sum() / len(predicted)),
         "bins": rows,
     }

@@ -1,1 +1,1 @@
-"""Predictors of the next latent frame."""
+"""Models that predict the next latent frames."""

@@ -1,28 +1,34 @@
-"""A trained model in its folder: weights, what they are, and the latents that they belong to."""
+"""Folder of a trained model: its weights, config, latent statistics and the identity of its training data."""
 
 from pathlib import Path
 
 import torch
 
-from components import checkpoint
-from components.config import Config
+from components.foundation import checkpoint
+from components.foundation.config import Config
+from components.foundation.settings.ranges import Positive
+from components.models.conditions.interface import ActionScale
 from components.models.kinds import Model, ModelConfig
 
 
-class Trained(Config):
-    """What a folder of trained weights says of itself."""
+class ModelDescription(Config):
+    """Description of a trained model, stored beside its weights."""
 
     model: ModelConfig
-    autoencoder: str  # identity of the VAE that made the latents
-    clips: str  # hash of the clips that they were made of
-    encoder: str | None  # identity of what made vectors of captions or labels
-    mean: tuple[float, ...]  # of each channel of the latents
-    std: tuple[float, ...]
+    autoencoder: str  # identity of the VAE that encoded the latents
+    clips: str  # hash of the training clips
+    encoder: str | None  # identity of the encoder of captions, labels or actions; None without a condition
+    actions: ActionScale | None  # scale of the training actions; None for a model without actions
+    mean: tuple[float, ...]  # mean of each latent channel
+    std: tuple[Positive, ...]  # standard deviation of each latent channel
 
 
-def load(folder: Path, device: torch.device) -> tuple[Model, Trained]:
-    """The model in this folder, frozen. Raises InputError if it is missing, damaged or of another configuration."""
-    trained = checkpoint.description(folder, Trained)
-    model = trained.model.build()
+def load(folder: Path, device: torch.device) -> tuple[Model, ModelDescription]:
+    """Load the frozen model in eval mode on `device`, and its description.
+
+    Raises InputError if the folder is incomplete or damaged, or its weights do not fit the model config.
+    """
+    description = checkpoint.description(folder, ModelDescription)
+    model = description.model.build()
     checkpoint.load_weights(folder / checkpoint.WEIGHTS, model)
-    return model.requires_grad_(False).eval().to(device), trained
+    return model.requires_grad_(False).eval().to(device), description

@@ -1,1 +1,1 @@
-"""Network parts that more than one room builds on."""
+"""Network layers and losses shared by models, autoencoders and metrics."""

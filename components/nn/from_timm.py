@@ -1,10 +1,10 @@
-"""The only door to timm.
+"""The only module that imports timm.
 
-timm imports torchvision when it is imported, and torchvision's wheel from the package index is a CUDA build: beside a
-CPU build of torch its compiled part does not load, and the import fails because two operators have no schema. Declaring
-the schemas is enough; nothing here calls the operators.
+timm imports torchvision, whose wheel on PyPI is a CUDA build. With a CPU build of torch, the compiled part of that
+wheel does not load, and the import fails because two operators have no schema. Declaring the two schemas is enough,
+because nothing here calls the operators.
 
-It is imported late: that takes as long as torch itself, and most processes of a stage build no model.
+The functions import timm themselves: the import takes as long as that of torch, and most processes build no model.
 """
 
 import importlib.util
@@ -32,18 +32,21 @@ def _declare_operators() -> torch.library.Library | None:
     return library
 
 
-_LIBRARY = _declare_operators()  # torch forgets the schemas when the object is collected
+_LIBRARY = _declare_operators()  # a reference that keeps the schemas registered
 
 
 def mlp(width: int, hidden: int) -> nn.Module:
-    """[..., width] to [..., width]: two linear layers, `hidden` numbers between them, and a GELU."""
+    """Build an MLP from [..., width] to [..., width]: two linear layers with `hidden` units and a GELU between them."""
     from timm.layers import Mlp
 
     return Mlp(width, hidden)
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float, exempt: Collection[str]) -> list[dict[str, Any]]:
-    """The trained parameters for an optimiser: vectors, biases and those named are not decayed."""
+    """Return the optimiser's parameter groups: all trainable parameters, with and without weight decay.
+
+    Vectors, biases and the parameters named in `exempt` are not decayed.
+    """
     from timm.optim import param_groups_weight_decay
 
     return param_groups_weight_decay(model, weight_decay=weight_decay, no_weight_decay_list=exempt)

@@ -1,4 +1,4 @@
-"""LPIPS 0.1: how different two pictures look, by the features of a trunk trained on ImageNet (Zhang et al. 2018)."""
+"""LPIPS 0.1: perceptual distance of two images from the features of an ImageNet trunk (Zhang et al. 2018)."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.errors import InputError
+from components.foundation.errors import InputError
 
 Net = Literal["vgg", "alex"]
 
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """Convolutions as (inputs, outputs, kernel, stride, padding), cut into stages, some with a max pool before."""
+    """Convolutions of a trunk, grouped into stages; some stages begin with a max pool."""
 
-    convolutions: tuple[tuple[int, int, int, int, int], ...]
-    stages: tuple[tuple[int, int], ...]  # of each stage: kernel of the pool before it (0 is none), last convolution + 1
-    smallest: int  # height and width in pixels below which the whole trunk has nothing left to look at
+    convolutions: tuple[tuple[int, int, int, int, int], ...]  # (inputs, outputs, kernel, stride, padding)
+    stages: tuple[tuple[int, int], ...]  # (kernel of the max pool or 0 for none, index of the last convolution + 1)
+    smallest: int  # smallest height and width in pixels for which the last stage is not empty
 
 
 def _vgg(*widths: int) -> tuple[tuple[int, int, int, int, int], ...]:
@@ -44,9 +44,9 @@ TRUNKS: Final[dict[Net, Trunk]] = {
 
 
 class LPIPS(nn.Module):
-    """A frozen judge: gradients reach the pictures and never the weights.
+    """Frozen LPIPS network: gradients reach the images but never the weights.
 
-    With fewer `stages` than five it is cheaper, looks at finer detail only, and is no longer the published number.
+    Fewer `stages` than five cost less and compare finer detail only; the value is then not the published LPIPS.
     """
 
     shift: Tensor
@@ -57,23 +57,23 @@ class LPIPS(nn.Module):
         trunk = TRUNKS[net]
         self.smallest = trunk.smallest
         self.stages = trunk.stages[:stages]
-        kept = trunk.convolutions[: self.stages[-1][1]]
-        self.convolutions = nn.ModuleList(nn.Conv2d(*numbers) for numbers in kept)
-        self.heads = nn.ParameterList(torch.zeros(kept[end - 1][1]) for _, end in self.stages)
-        # ImageNet's mean and standard deviation, for pictures in [-1, 1]
+        convolutions = trunk.convolutions[: self.stages[-1][1]]
+        self.convolutions = nn.ModuleList(nn.Conv2d(*sizes) for sizes in convolutions)
+        self.heads = nn.ParameterList(torch.zeros(convolutions[end - 1][1]) for _, end in self.stages)
+        # ImageNet's mean and standard deviation, for images in [-1, 1]
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
 
     @classmethod
     def load(cls, path: Path, net: Net, stages: int = 5) -> "LPIPS":
-        """The judge with the public weights of lpips.safetensors and the first `stages` of its trunk.
+        """Return LPIPS with the public weights from `path` (lpips.safetensors) and the first `stages` trunk stages.
 
-        Raises InputError for a file without these weights, and for a net or a number of stages that does not exist.
+        Raises InputError if the file does not hold these weights, or `net` or `stages` does not exist.
         """
         if net not in TRUNKS or not 1 <= stages <= len(TRUNKS[net].stages):
             raise InputError(
-                f"LPIPS with net {net!r} and {stages} stages does not exist; take vgg or alex and 1 to 5 stages"
+                f"LPIPS with net {net!r} and {stages} stages does not exist; use net vgg or alex, and 1 to 5 stages"
             )
         network = cls(net, stages)
         try:
@@ -83,14 +83,16 @@ class LPIPS(nn.Module):
             raise InputError(f"{path} does not exist; run the stage that prepares the public weights") from None
         except (SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"{path} does not hold the weights of LPIPS ({reason}); prepare them again") from None
+            raise InputError(
+                f"{path} does not hold the weights of LPIPS ({reason}); rerun the stage that prepares them"
+            ) from None
         return network
 
     def forward(self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
-        """Distance of each pair of RGB pictures in [-1, 1], float32, 0 for equal ones.
+        """Return the float32 distance of each pair of RGB images in [-1, 1]; equal images have distance 0.
 
-        Sum over stages of the mean over places of w . (x' - y')^2, with features x', y' of unit length (eq. 1).
-        Raises InputError for pictures too small for the trunk.
+        The distance is the sum over stages of the mean over pixels of w . (x' - y')^2, where x' and y' are features of
+        unit length (eq. 1). Raises InputError if the images are too small for the trunk.
         """
         if min(x.shape[-2:]) < self.smallest:
             raise InputError(
@@ -101,7 +103,7 @@ class LPIPS(nn.Module):
         return torch.stack([self._stage(head, a, b) for head, a, b in features]).sum(dim=0)
 
     def embed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """What the last stage sees of each RGB picture in [-1, 1], averaged over places."""
+        """Return the last stage's features of each RGB image in [-1, 1], averaged over pixels."""
         return self._features(x)[-1].mean(dim=(2, 3))
 
     def _features(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d _ _"]]:
@@ -120,12 +122,12 @@ class LPIPS(nn.Module):
         head: Float[Tensor, "d"], x: Float[Tensor, "b d h w"], y: Float[Tensor, "b d h w"]
     ) -> Float[Tensor, "b"]:
         kind = x.device.type
-        known = torch.amp.is_autocast_available(kind)  # the device of shapes alone has no such thing
-        with torch.autocast(kind, enabled=False) if known else nullcontext():  # unit vectors' differences need float32
+        supported = torch.amp.is_autocast_available(kind)  # the meta device has no autocast
+        with torch.autocast(kind, enabled=False) if supported else nullcontext():  # small differences need float32
             difference = (_unit(x.float()) - _unit(y.float())).square()
             return torch.einsum("bdhw,d->bhw", difference, head.float()).mean(dim=(1, 2))
 
 
 def _unit(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
-    # vector_norm rather than the root of a sum of squares: its gradient at zero is zero, not NaN
+    # the gradient of vector_norm at zero is zero; that of the square root of a sum of squares is NaN
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)

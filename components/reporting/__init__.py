@@ -1,1 +1,1 @@
-"""From scores and samples to tables, pictures and the page that a person reads."""
+"""Report: tables, figures, clips, the HTML page and the model card, made from scores and samples."""

@@ -1,4 +1,4 @@
-"""The journey from videos to the report as a picture that scales, speaks for itself and follows light and dark."""
+"""SVG diagram of the pipeline, from videos to the report; its colours follow the light or dark colour scheme."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final
 
 JOURNEY: Final = ("videos", "clips", "moments", "latents", "samples", "scores", "report")
 VERBS: Final = ("cut", "encode", "standardise", "predict", "measure", "show")
-_LINE = 17  # from one line of numbers to the next
+_LINE = 17  # pixels between lines of text
 _STYLE: Final = """
 .journey{--jink:#1f2733;--jsoft:#5b6675;--jcard:#ffffff;--jedge:#d5dbe3;--jlow:#e6f1f8;--jhigh:#0072b2;--jwarm:#d55e00}
 @media (prefers-color-scheme:dark){
@@ -28,12 +28,12 @@ _STYLE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where a station stands, and where its picture and its words are in it."""
+    """Size and spacing of the stations in pixels, and the positions of icon and text in a station."""
 
     size: tuple[int, int]
-    step: tuple[int, int]  # from one station to the next
-    picture: tuple[int, int]
-    word: tuple[int, int]
+    step: tuple[int, int]  # offset between successive stations
+    icon: tuple[int, int]
+    text: tuple[int, int]
     anchor: str
 
 
@@ -41,57 +41,57 @@ _ROW: Final = _Layout((150, 148), (228, 0), (51, 14), (75, 84), "middle")
 _COLUMN: Final = _Layout((320, 84), (0, 122), (22, 18), (96, 32), "start")
 
 
-def journey_svg(numbers: Mapping[str, str], *, upright: bool = False) -> str:
-    """The seven stations and what this run had at each, as SVG text.
+def journey_svg(captions: Mapping[str, str], *, upright: bool = False) -> str:
+    """Return the diagram of the seven stations in `JOURNEY` as SVG text.
 
-    `numbers` maps a station to a few words, at most three lines apart by line feeds (two if upright); stations without
-    are drawn without. `upright` puts them one below the other, for a narrow page. Raises ValueError for a station that
-    is not on the journey.
+    `captions` maps a station to its caption of at most three lines (two if upright), separated by line feeds. A station
+    may lack a caption. `upright` stacks the stations for a narrow page. Raises ValueError for an unknown station.
     """
-    unknown = set(numbers) - set(JOURNEY)
+    unknown = set(captions) - set(JOURNEY)
     if unknown:
-        raise ValueError(f"no such station: {', '.join(sorted(unknown))}")
+        raise ValueError(f"no such station in the diagram: {', '.join(sorted(unknown))}")
     layout = _COLUMN if upright else _ROW
     last = len(JOURNEY) - 1
     width, height = (last * step + size + 8 for step, size in zip(layout.step, layout.size, strict=True))
     stations = "".join(
         f'<g transform="translate({4 + index * layout.step[0]} {4 + index * layout.step[1]})">'
-        f"{_station(word, numbers.get(word, ''), layout)}{_way(VERBS[index], layout) if index < last else ''}</g>"
-        for index, word in enumerate(JOURNEY)
+        f"{_station(name, captions.get(name, ''), layout)}{_arrow(VERBS[index], layout) if index < last else ''}</g>"
+        for index, name in enumerate(JOURNEY)
     )
-    told = escape("; ".join(f"{word}: {numbers[word]}".replace("\n", ", ") for word in JOURNEY if word in numbers))
+    present = [name for name in JOURNEY if name in captions]
+    caption = escape("; ".join(f"{name}: {captions[name]}".replace("\n", ", ") for name in present))
     return (
         f'<svg class="journey" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="From videos to the report. {told}"><style>{_STYLE}</style>{stations}</svg>'
+        f'aria-label="From videos to the report. {caption}"><style>{_STYLE}</style>{stations}</svg>'
     )
 
 
-def _station(word: str, number: str, layout: _Layout) -> str:
-    (wide, tall), (x, y) = layout.size, layout.word
+def _station(name: str, caption: str, layout: _Layout) -> str:
+    (width, height), (x, y) = layout.size, layout.text
     lines = "".join(
         f'<text class="number" text-anchor="{layout.anchor}" x="{x}" y="{y + 20 + index * _LINE}">{escape(line)}</text>'
-        for index, line in enumerate(number.splitlines()[:3])
+        for index, line in enumerate(caption.splitlines()[:3])
     )
     return (
-        f'<rect class="card" width="{wide}" height="{tall}" rx="12"/>'
-        f'<g transform="translate({layout.picture[0]} {layout.picture[1]})">{_PICTURES[word]()}</g>'
-        f'<text class="word" text-anchor="{layout.anchor}" x="{x}" y="{y}">{word}</text>{lines}'
+        f'<rect class="card" width="{width}" height="{height}" rx="12"/>'
+        f'<g transform="translate({layout.icon[0]} {layout.icon[1]})">{_ICONS[name]()}</g>'
+        f'<text class="word" text-anchor="{layout.anchor}" x="{x}" y="{y}">{name}</text>{lines}'
     )
 
 
-def _way(verb: str, layout: _Layout) -> str:
-    wide, tall = layout.size
+def _arrow(verb: str, layout: _Layout) -> str:
+    width, height = layout.size
     if layout.step[0] == 0:
         x = 46
-        line = f'<path class="way" d="M{x} {tall + 5}v20"/><path class="head" d="M{x - 6} {tall + 24}h12l-6 9z"/>'
-        return f'{line}<text class="verb" x="96" y="{tall + 24}">{verb}</text>'
-    y, free = 46, layout.step[0] - wide
-    head = f'<path class="head" d="M{wide + free - 14} {y - 6}v12l9 -6z"/>'
-    line = f'<path class="way" d="M{wide + 5} {y}h{free - 18}"/>{head}'
-    return f'{line}<text class="verb" text-anchor="middle" x="{wide + free / 2:g}" y="{y - 12}">{verb}</text>'
+        line = f'<path class="way" d="M{x} {height + 5}v20"/><path class="head" d="M{x - 6} {height + 24}h12l-6 9z"/>'
+        return f'{line}<text class="verb" x="96" y="{height + 24}">{verb}</text>'
+    y, free = 46, layout.step[0] - width
+    head = f'<path class="head" d="M{width + free - 14} {y - 6}v12l9 -6z"/>'
+    line = f'<path class="way" d="M{width + 5} {y}h{free - 18}"/>{head}'
+    return f'{line}<text class="verb" text-anchor="middle" x="{width + free / 2:g}" y="{y - 12}">{verb}</text>'
 
 
-# Each picture is drawn on 48 x 48.
+# Each icon is drawn in a square of 48 x 48 pixels.
 
 
 def _videos() -> str:
@@ -134,8 +134,8 @@ def _samples() -> str:
 
 def _scores() -> str:
     bars = "".join(
-        f'<rect class="{kind}" x="{5 + 14 * index}" y="{43 - tall}" width="10" height="{tall}" rx="1.5"/>'
-        for index, (kind, tall) in enumerate((("high", 34), ("warm", 20), ("low", 12)))
+        f'<rect class="{kind}" x="{5 + 14 * index}" y="{43 - height}" width="10" height="{height}" rx="1.5"/>'
+        for index, (kind, height) in enumerate((("high", 34), ("warm", 20), ("low", 12)))
     )
     return f'{bars}<path class="line" d="M1 45h46"/>'
 
@@ -145,7 +145,7 @@ def _report() -> str:
     return f'{sheet}<path class="line" d="M13 34l7 -8l5 5l9 -12"/><path class="line" d="M13 14h11M13 40h21"/>'
 
 
-_PICTURES: Final[Mapping[str, Callable[[], str]]] = {
+_ICONS: Final[Mapping[str, Callable[[], str]]] = {
     "videos": _videos,
     "clips": _clips,
     "moments": _moments,

@@ -1,4 +1,4 @@
-"""Loss curves, score bars and search results as PNG, for a light and a dark page; equal input gives equal bytes."""
+"""Figures of the report as PNG, for a light and a dark page; equal input gives equal bytes."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,27 +14,27 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from components.reporting.drift import DRAWN
 from components.reporting.results import REFERENCES, Evaluation, Score, Sweep, Window
-from components.reporting.tables import label, number, references_of, significant
+from components.reporting.tables.drift import PLOTTED
+from components.reporting.tables.tables import label, number, references_of, significant
 
-WIDE: Final = 9.6  # inches, on a desk
+WIDE: Final = 9.6  # inches, on a desktop screen
 NARROW: Final = 4.4  # inches, on a phone
 DOTS: Final = 150  # per inch
-_DASHES: Final = ((0, (4, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, (2, 1)))  # of references, to tell them apart
+_DASHES: Final = ((0, (4, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, (2, 1)))  # line styles of the references
 _NOT_TERMS: Final = ("step", "seconds", "epoch", "steps_per_second", "data_wait", "learning_rate")
 
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours of a page. The palette keeps apart for colour-blind eyes (after Okabe and Ito)."""
+    """Colours of a page. The palette is distinguishable with colour blindness (after Okabe and Ito)."""
 
     ink: str
     soft: str
     grid: str
     paper: str
     palette: tuple[str, ...]
-    scale: str  # matplotlib's name of a colour scale
+    scale: str  # name of a matplotlib colormap
 
 
 LIGHT: Final = Theme(
@@ -56,7 +56,7 @@ DARK: Final = Theme(
 
 
 def loss_curves(histories: Mapping[str, pd.DataFrame], theme: Theme, *, narrow: bool = False) -> bytes:
-    """Every measured term against the step, one panel a term, rows overlaid; dots are validation."""
+    """Plot each loss term against the training step, one panel per term and one line per row; dots are validation."""
     names = dict.fromkeys(str(name) for history in histories.values() for name in history)
     terms = [name for name in names if name not in _NOT_TERMS and not name.startswith("validation_")]
     terms = ["loss"] * ("loss" in terms) + [name for name in terms if name != "loss"]
@@ -71,48 +71,59 @@ def loss_curves(histories: Mapping[str, pd.DataFrame], theme: Theme, *, narrow: 
         return _png(figure, theme)
 
 
+def visible_curves(curves: Mapping[str, Mapping[int, float]], theme: Theme, *, narrow: bool = False) -> bytes:
+    """Plot the flow loss of the last validation against the number of visible tokens, one line per row."""
+    with _figure(1, theme, narrow, 2.7) as (figure, (panel,)):
+        for (row, curve), colour in zip(curves.items(), _colours(theme), strict=False):
+            panel.plot(list(curve), list(curve.values()), "o-", color=colour, linewidth=1.8, markersize=4, label=row)
+        panel.set_title("flow loss", loc="left")
+        panel.set_xlabel("visible tokens per frame")
+        _legend(figure, [panel], theme)
+        return _png(figure, theme)
+
+
 def score_bars(evaluations: Sequence[Evaluation], theme: Theme, *, narrow: bool = False) -> bytes:
-    """FVD of the models as bars with their intervals, and the references as lines across."""
+    """Plot the FVD of models and references as bars with intervals; a dashed line marks real against real."""
     models = [
-        (evaluation.row, score.numbers)
+        (evaluation.row, score.metrics)
         for evaluation in evaluations
         for score in evaluation.scores
-        if not score.reference and "fvd" in score.numbers
+        if not score.reference and "fvd" in score.metrics
     ]
-    references = [score for score in references_of(evaluations) if "fvd" in score.numbers]
+    references = [score for score in references_of(evaluations) if "fvd" in score.metrics]
     lines = len(models) + len(references)
     with _figure(1, theme, narrow, 0.9 + 0.42 * max(lines, 1)) as (figure, (panel,)):
-        for place, ((row, numbers), colour) in enumerate(zip(models, _colours(theme), strict=False)):
-            _bar(panel, place, row, numbers, colour, theme)
-        for place, score in enumerate(references, start=len(models)):
-            _bar(panel, place, score.name, score.numbers, theme.soft, theme)
+        for position, ((row, metrics), colour) in enumerate(zip(models, _colours(theme), strict=False)):
+            _bar(panel, position, row, metrics, colour, theme)
+        for position, score in enumerate(references, start=len(models)):
+            _bar(panel, position, score.name, score.metrics, theme.soft, theme)
             if score.name == "real against real":
-                panel.axvline(score.numbers["fvd"], color=theme.soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+                panel.axvline(score.metrics["fvd"], color=theme.soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         _rows(panel, [row for row, _ in models] + [score.name for score in references])
         panel.set_xlabel("FVD, lower is better; dashed: real against real")
         return _png(figure, theme)
 
 
 def latency(evaluations: Sequence[Evaluation], theme: Theme, *, narrow: bool = False) -> bytes:
-    """Milliseconds a predicted frame of the models, as bars."""
+    """Plot the milliseconds per predicted frame of the models as bars."""
     timed = [(one.row, one.milliseconds_per_frame) for one in evaluations if one.milliseconds_per_frame is not None]
     with _figure(1, theme, narrow, 0.9 + 0.42 * max(len(timed), 1)) as (figure, (panel,)):
-        for place, ((_, milliseconds), colour) in enumerate(zip(timed, _colours(theme), strict=False)):
-            panel.barh(place, milliseconds, height=0.62, color=colour, alpha=0.85, zorder=2)
-            _beside(panel, milliseconds, place, number(milliseconds, 1), theme)
+        for position, ((_, milliseconds), colour) in enumerate(zip(timed, _colours(theme), strict=False)):
+            panel.barh(position, milliseconds, height=0.62, color=colour, alpha=0.85, zorder=2)
+            _annotate(panel, milliseconds, position, number(milliseconds, 1), theme)
         _rows(panel, [row for row, _ in timed])
-        panel.set_xlabel("milliseconds a frame, lower is better")
+        panel.set_xlabel("milliseconds per frame, lower is better")
         return _png(figure, theme)
 
 
-def calibration(told: Mapping[str, Mapping[str, Any]], theme: Theme, *, narrow: bool = False) -> bytes:
-    """Observed against predicted staticness of each row, and how many tokens each was said of; dashed: equal."""
+def calibration(rows: Mapping[str, Mapping[str, Any]], theme: Theme, *, narrow: bool = False) -> bytes:
+    """Plot observed against predicted staticness of each row, and the share of tokens in each bin; dashed: equal."""
     with _figure(2, theme, narrow, 3.1) as (figure, panels):
-        for index, ((row, found), colour) in enumerate(zip(told.items(), _colours(theme), strict=False)):
-            bins = found["bins"]
+        for index, ((row, row_calibration), colour) in enumerate(zip(rows.items(), _colours(theme), strict=False)):
+            bins = row_calibration["bins"]
             predicted, observed, tokens = ([bin[key] for bin in bins] for key in ("predicted", "observed", "tokens"))
             panels[0].plot(predicted, observed, "o-", color=colour, linewidth=1.8, markersize=4, label=row)
-            share, width = np.array(tokens) / sum(tokens), 0.08 / len(told)
+            share, width = np.array(tokens) / sum(tokens), 0.08 / len(rows)
             left = np.array([bin["low"] + 0.01 for bin in bins]) + index * width
             panels[1].bar(left, 100 * share, width=width, align="edge", color=colour, alpha=0.85)
         panels[0].plot([0, 1], [0, 1], color=theme.soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -127,28 +138,28 @@ def calibration(told: Mapping[str, Mapping[str, Any]], theme: Theme, *, narrow: 
 
 
 def against_time(points: Mapping[str, tuple[float, Score]], theme: Theme, *, narrow: bool = False) -> bytes:
-    """FVD with its interval against the milliseconds of a clip: what a row's quality costs."""
+    """Plot the FVD of each row with its interval against the milliseconds of sampling one clip."""
     with _figure(1, theme, narrow, 3.6) as (figure, (panel,)):
         for (row, (time, score)), colour in zip(points.items(), _colours(theme), strict=False):
-            fvd = score.numbers["fvd"]
-            ends = [[fvd - score.numbers.get("fvd_low", fvd)], [score.numbers.get("fvd_high", fvd) - fvd]]
+            fvd = score.metrics["fvd"]
+            ends = [[fvd - score.metrics.get("fvd_low", fvd)], [score.metrics.get("fvd_high", fvd) - fvd]]
             panel.errorbar(time, fvd, yerr=ends, fmt="o", color=colour, label=row, capsize=3)
         panel.set_xscale("log")
-        panel.set_xlabel("milliseconds of a clip, one at a time; left and down is better")
+        panel.set_xlabel("milliseconds per clip at batch 1; lower is better on both axes")
         panel.set_title("FVD", loc="left")
         _legend(figure, [panel], theme)
         return _png(figure, theme)
 
 
 def drift(lines: Mapping[str, Sequence[Window]], theme: Theme, *, narrow: bool = False) -> bytes:
-    """Scores of windows against their last frame, one panel a score; references are dashed."""
-    drawn = [key for key in DRAWN if any(key in window.numbers for windows in lines.values() for window in windows)]
+    """Plot the scores of windows against their last frame, one panel per score; references are dashed."""
+    keys = [key for key in PLOTTED if any(key in window.metrics for windows in lines.values() for window in windows)]
     models = dict(zip((name for name in lines if name not in REFERENCES), _colours(theme), strict=False))
     dashes = dict(zip((name for name in lines if name in REFERENCES), _DASHES, strict=False))
-    with _figure(len(drawn), theme, narrow, 2.7) as (figure, panels):
-        for key, panel in zip(drawn, panels, strict=False):
+    with _figure(len(keys), theme, narrow, 2.7) as (figure, panels):
+        for key, panel in zip(keys, panels, strict=False):
             for name, windows in lines.items():
-                points = [(window.last, window.numbers[key]) for window in windows if key in window.numbers]
+                points = [(window.last, window.metrics[key]) for window in windows if key in window.metrics]
                 style: dict[str, Any] = {"color": theme.soft, "linewidth": 1.2, "linestyle": dashes.get(name)}
                 if name in models:
                     style = {"color": models[name], "linewidth": 1.8, "marker": "o", "markersize": 4}
@@ -161,7 +172,10 @@ def drift(lines: Mapping[str, Sequence[Window]], theme: Theme, *, narrow: bool =
 
 
 def search(sweep: Sweep, theme: Theme, *, narrow: bool = False) -> bytes:
-    """The objective over what was searched: a map where two make a grid, else one panel each; then against time."""
+    """Plot the objective of a search: as a heat map if two parameters form a grid, else one panel per parameter.
+
+    The last panel plots it against the time per frame, if that was measured.
+    """
     scored = sweep.trials.dropna(subset=[sweep.objective])
     timed = "milliseconds_per_frame" in scored and scored["milliseconds_per_frame"].notna().any()
     grid = _grid(scored, sweep)
@@ -175,79 +189,41 @@ def search(sweep: Sweep, theme: Theme, *, narrow: bool = False) -> bytes:
         return _png(figure, theme)
 
 
-def ablation(table: pd.DataFrame, along: str, theme: Theme, *, narrow: bool = False) -> bytes:
-    """FVD of the points of an ablation with their intervals against one setting, a line an arm.
-
-    Arms of a single point each are bars instead: there is nothing to draw a line through.
-    """
-    scored = table.dropna(subset=["fvd"])
-    arms = dict(list(scored.groupby("arm", sort=False)))
-    if all(len(arm) == 1 for arm in arms.values()):
-        with _figure(1, theme, narrow, 0.9 + 0.42 * len(arms)) as (figure, (panel,)):
-            for place, ((name, arm), colour) in enumerate(zip(arms.items(), _colours(theme), strict=False)):
-                measured = arm[["fvd", "fvd_low", "fvd_high"]].iloc[0].dropna()
-                numbers = {str(end): float(value) for end, value in measured.items()}
-                _bar(panel, place, str(name), numbers, colour, theme)
-            panel.set_ylim(len(arms) - 0.4, -0.6)
-            panel.set_yticks(range(len(arms)), list(map(str, arms)))
-            panel.set_xlabel("FVD, lower is better")
-            panel.grid(axis="y", visible=False)
-            panel.margins(x=0.12)
-            return _png(figure, theme)
-    with _figure(1, theme, narrow, 3.4) as (figure, (panel,)):
-        values = sorted(scored[along].unique())
-        for (name, arm), colour, shift in zip(arms.items(), _colours(theme), _shifts(len(arms)), strict=False):
-            x = np.array([values.index(value) for value in arm[along]]) + shift
-            ends = arm[["fvd_low", "fvd_high"]].to_numpy(dtype=float)
-            panel.vlines(x, ends[:, 0], ends[:, 1], color=colour, linewidth=1.2, alpha=0.7)
-            panel.plot(x, arm["fvd"], "o-", color=colour, linewidth=1.8, markersize=4, label=str(name))
-        panel.set_xticks(range(len(values)), [str(value) for value in values])
-        panel.set_xlabel(along.replace("_", " "))
-        panel.set_title("FVD, lower is better; lines upright: 95 %", loc="left")
-        _legend(figure, [panel], theme)
-        return _png(figure, theme)
-
-
-def _shifts(count: int) -> Iterator[float]:
-    """So far beside one another that intervals at the same place do not hide one another."""
-    return iter(0.08 * (np.arange(count) - (count - 1) / 2))
-
-
 def _curve(panel: Axes, history: pd.DataFrame, term: str, row: str, colour: str) -> None:
     if term in history:
         measured = history[["step", term]].dropna()
         smooth = measured[term].ewm(span=max(len(measured) // 20, 1)).mean()
         panel.plot(measured["step"], measured[term], color=colour, alpha=0.25, linewidth=1)
         panel.plot(measured["step"], smooth, color=colour, linewidth=1.8, label=row)
-    checked = f"validation_{term}"
-    if checked in history:
-        measured = history[["step", checked]].dropna()
-        panel.plot(measured["step"], measured[checked], "o", color=colour, markersize=4, markeredgewidth=0)
+    validation_term = f"validation_{term}"
+    if validation_term in history:
+        measured = history[["step", validation_term]].dropna()
+        panel.plot(measured["step"], measured[validation_term], "o", color=colour, markersize=4, markeredgewidth=0)
 
 
 def _scale(panel: Axes) -> None:
-    """Logarithmic where the curves span more than a decade, linear otherwise."""
-    drawn = [np.asarray(line.get_ydata(), dtype=float) for line in panel.get_lines()]
-    values = np.concatenate([*drawn, np.empty(0)])
+    """Use a logarithmic y axis if all values are positive and span more than a factor of 12."""
+    series = [np.asarray(line.get_ydata(), dtype=float) for line in panel.get_lines()]
+    values = np.concatenate([*series, np.empty(0)])
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > 12 * values.min():
         panel.set_yscale("log")
 
 
-def _bar(panel: Axes, place: int, name: str, numbers: Mapping[str, float], colour: str, theme: Theme) -> None:
-    value = numbers["fvd"]
-    low, high = numbers.get("fvd_low", value), numbers.get("fvd_high", value)
-    panel.barh(place, value, height=0.62, color=colour, alpha=0.85, zorder=2)
-    panel.plot([low, high], [place, place], color=theme.ink, linewidth=1.6, zorder=3, solid_capstyle="butt")
-    _beside(panel, max(value, high), place, number(value, 0), theme)
+def _bar(panel: Axes, position: int, name: str, metrics: Mapping[str, float], colour: str, theme: Theme) -> None:
+    value = metrics["fvd"]
+    low, high = metrics.get("fvd_low", value), metrics.get("fvd_high", value)
+    panel.barh(position, value, height=0.62, color=colour, alpha=0.85, zorder=2)
+    panel.plot([low, high], [position, position], color=theme.ink, linewidth=1.6, zorder=3, solid_capstyle="butt")
+    _annotate(panel, max(value, high), position, number(value, 0), theme)
 
 
-def _beside(panel: Axes, end: float, place: int, text: str, theme: Theme) -> None:
-    panel.annotate(text, (end, place), (6, 0), textcoords="offset points", va="center", color=theme.ink)
+def _annotate(panel: Axes, end: float, position: int, text: str, theme: Theme) -> None:
+    panel.annotate(text, (end, position), (6, 0), textcoords="offset points", va="center", color=theme.ink)
 
 
 def _rows(panel: Axes, names: Sequence[str]) -> None:
-    """Bars from the left, one a line, the first on top."""
+    """Set up the axes of horizontal bars, the first on top."""
     panel.set_ylim(len(names) - 0.4, -0.6)
     panel.set_yticks(range(len(names)), names)
     panel.tick_params(axis="y", length=0)
@@ -257,7 +233,7 @@ def _rows(panel: Axes, names: Sequence[str]) -> None:
 
 
 def _grid(scored: pd.DataFrame, sweep: Sweep) -> pd.DataFrame | None:
-    """The objective by the two parameters searched, if they are numbers and half of their combinations were tried."""
+    """Return the objective as a grid over two numeric parameters, if at least half of the grid was tried; else None."""
     parameters = sweep.parameters
     if len(parameters) != 2 or not all(pd.api.types.is_numeric_dtype(scored[name]) for name in parameters):
         return None
@@ -274,12 +250,12 @@ def _map(panel: Axes, table: pd.DataFrame, sweep: Sweep, theme: Theme) -> None:
     panel.set_xlabel(str(table.columns.name).replace("_", " "))
     panel.set_title(f"{label(sweep.objective)} (star: chosen)", loc="left")
     panel.grid(visible=False)
-    won = sweep.trials.loc[sweep.trials["trial"] == sweep.best, sweep.objective].to_numpy()
+    best_scores = sweep.trials.loc[sweep.trials["trial"] == sweep.best, sweep.objective].to_numpy()
     for (row, column), value in np.ndenumerate(table.to_numpy()):
         red, green, blue, _ = picture.cmap(picture.norm(value))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         shade = theme.soft if value != value else "#ffffff" if dark else "#101418"
-        best = "★ " if value in won else ""
+        best = "★ " if value in best_scores else ""
         panel.text(
             column,
             row,
@@ -292,17 +268,17 @@ def _map(panel: Axes, table: pd.DataFrame, sweep: Sweep, theme: Theme) -> None:
 
 def _scatter(panel: Axes, scored: pd.DataFrame, name: str, sweep: Sweep, theme: Theme) -> None:
     chosen = (scored["trial"] == sweep.best).to_numpy()
-    values, labels = _places(scored[name])
+    values, labels = _scatter_positions(scored[name])
     scores = scored[sweep.objective].to_numpy(dtype=float)
     panel.scatter(values[~chosen], scores[~chosen], s=26, color=theme.palette[0], alpha=0.75, linewidths=0)
     panel.scatter(values[chosen], scores[chosen], s=130, marker="*", color=theme.palette[1], linewidths=0, zorder=3)
     if labels:
         panel.set_xticks(range(len(labels)), labels)
-    panel.set_xlabel("milliseconds a frame" if name == "milliseconds_per_frame" else name.replace("_", " "))
+    panel.set_xlabel("milliseconds per frame" if name == "milliseconds_per_frame" else name.replace("_", " "))
     panel.set_title(f"{label(sweep.objective)} (star: chosen)", loc="left")
 
 
-def _places(column: pd.Series) -> tuple[Float[np.ndarray, "n"], list[str]]:
+def _scatter_positions(column: pd.Series) -> tuple[Float[np.ndarray, "n"], list[str]]:
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return column.to_numpy(dtype=float), []
     codes, labels = pd.factorize(column.astype(str), sort=True)
@@ -316,19 +292,19 @@ def _colours(theme: Theme) -> Iterator[str]:
 
 @contextmanager
 def _figure(count: int, theme: Theme, narrow: bool, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of so many panels, at most three in a row, four two by two."""
-    across = 1 if narrow else 2 if count == 4 else min(max(count, 1), 3)
-    down = -(-max(count, 1) // across)
-    with matplotlib.rc_context(_choices(theme)):
-        figure = Figure(figsize=(NARROW if narrow else WIDE, height * down), dpi=DOTS, layout="constrained")
+    """Open a figure with `count` panels, at most three per row; four panels form two rows."""
+    columns = 1 if narrow else 2 if count == 4 else min(max(count, 1), 3)
+    rows = -(-max(count, 1) // columns)
+    with matplotlib.rc_context(_style(theme)):
+        figure = Figure(figsize=(NARROW if narrow else WIDE, height * rows), dpi=DOTS, layout="constrained")
         FigureCanvasAgg(figure)
-        panels = list(figure.subplots(down, across, squeeze=False).flat)
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         for unused in panels[max(count, 1) :]:
             unused.set_axis_off()
         yield figure, panels[: max(count, 1)]
 
 
-def _choices(theme: Theme) -> Any:
+def _style(theme: Theme) -> Any:
     text = dict.fromkeys(("xtick.color", "ytick.color", "axes.labelcolor"), theme.soft)
     plain = {f"axes.spines.{side}": False for side in ("top", "right", "left")}
     paper = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), theme.paper)
@@ -345,7 +321,7 @@ def _choices(theme: Theme) -> Any:
         "axes.titlesize": 10.5,
         "axes.titleweight": "bold",
         "axes.titlecolor": theme.ink,
-        "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+        "font.family": "DejaVu Sans",  # ships with matplotlib, so it is the same on every machine
         "font.size": 9,
         "ytick.major.size": 0,
         "legend.frameon": False,

@@ -1,4 +1,4 @@
-"""Clips for the page: animations, and films as strips below numbered columns."""
+"""Clips of the page: animations, and frame-by-frame strips below numbered columns."""
 
 import base64
 import re
@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import InputError
-from components.reporting import galleries
-from components.reporting.results import Gallery
+from components.foundation.errors import InputError
+from components.pictures import galleries
+from components.pictures.records import Gallery
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A lane of a film: its name, its picture and the colours of its scale."""
+    """A lane of a film: its name, its image as a data URI and its colour scale."""
 
     name: str
     picture: str
@@ -24,18 +24,18 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Reel:
-    """A film for the page: strips below numbered columns."""
+    """A film as strips below numbered columns."""
 
     title: str
     strips: tuple[Strip, ...]
-    columns: tuple[tuple[str, float, bool], ...]  # number, middle in pixels, whether context
+    columns: tuple[tuple[str, float, bool], ...]  # frame number, centre in pixels, whether context
     width: float
     height: int
 
 
 @dataclass(frozen=True, slots=True)
-class Motion:
-    """An animation, and how many pictures stand side by side in it."""
+class Animation:
+    """An animation; `across` counts the videos side by side in it."""
 
     row: str
     reason: str  # why it is shown
@@ -45,41 +45,43 @@ class Motion:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A clip as every row predicted it."""
+    """A clip with the predictions of every row."""
 
     name: str
-    motions: tuple[Motion, ...]
+    animations: tuple[Animation, ...]
     reels: tuple[Reel, ...]
 
 
-def clips(shown: Mapping[str, Gallery], out: Path) -> list[Clip]:
-    """Clips of equal name stand together, in the order of their first row; their pictures are written to `out`."""
-    places: dict[str, list[tuple[str, int]]] = {}
-    for row, gallery in shown.items():
+def clips(by_row: Mapping[str, Gallery], out: Path) -> list[Clip]:
+    """Group the clips of all galleries by name, in order of first appearance; write their images to `out`."""
+    grouped: dict[str, list[tuple[str, int]]] = {}
+    for row, gallery in by_row.items():
         for index, name in enumerate(gallery.names):
-            places.setdefault(name, []).append((row, index))
-    return [_clip(name, [(row, shown[row], index) for row, index in rows], out) for name, rows in places.items()]
+            grouped.setdefault(name, []).append((row, index))
+    return [_clip(name, [(row, by_row[row], index) for row, index in rows], out) for name, rows in grouped.items()]
 
 
 def _clip(name: str, rows: Sequence[tuple[str, Gallery, int]], out: Path) -> Clip:
-    motions, reels = [], []
+    animations, reels = [], []
     for row, gallery, index in rows:
         file = f"gallery-{file_name(row)}-{index}"
-        film = galleries.film(gallery, index)
-        motion = galleries.animation(gallery, index)
-        (out / f"{file}.webp").write_bytes(motion)
+        film = galleries.filmstrip(gallery, index)
+        animation = galleries.animation(gallery, index)
+        (out / f"{file}.webp").write_bytes(animation)
         (out / f"{file}.png").write_bytes(galleries.sheet(film))
-        motions.append(Motion(row, gallery.reasons[index], uri(motion, "webp"), 2 if gallery.canvas is None else 3))
+        animations.append(
+            Animation(row, gallery.reasons[index], uri(animation, "webp"), 2 if gallery.canvas is None else 3)
+        )
         reels.append(reel(row, film))
-    return Clip(name, tuple(motions), tuple(reels))
+    return Clip(name, tuple(animations), tuple(reels))
 
 
-def reel(title: str, film: galleries.Film) -> Reel:
-    """A film, its lanes as pictures inside the page."""
+def reel(title: str, film: galleries.Filmstrip) -> Reel:
+    """Return a film with its lanes encoded as data URIs."""
     strips = tuple(
         Strip(
             lane.name,
-            uri(galleries.strip(lane, film.given), "webp"),
+            uri(galleries.strip(lane, film.context), "webp"),
             ", ".join(galleries.colours(lane.scale)) if lane.scale else "",
             lane.low,
             lane.high,
@@ -88,20 +90,20 @@ def reel(title: str, film: galleries.Film) -> Reel:
     )
     middles, width = galleries.centres(film)
     columns = tuple(
-        (str(number), middle, column < film.given)
-        for column, (number, middle) in enumerate(zip(film.numbers, middles, strict=True))
+        (str(number), middle, column < film.context)
+        for column, (number, middle) in enumerate(zip(film.indices, middles, strict=True))
     )
     return Reel(title, strips, columns, width, film.lanes[0].frames.shape[1])
 
 
 def uri(content: bytes, kind: str) -> str:
-    """A picture as an address that holds it."""
+    """Encode an image as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def file_name(row: str) -> str:
-    """A name of the table of experiments as part of a file's name. Raises InputError where nothing is left of it."""
+    """Return a row's name as part of a file name. Raises InputError if the name is empty or only dots."""
     name = re.sub(r"[^\w.-]", "_", row)
     if name.strip(".") == "":
-        raise InputError(f"the row {row!r} cannot name a file; rename it in params.yaml")
+        raise InputError(f"the row name {row!r} is empty or only dots and cannot name a file; rename it in params.yaml")
     return name

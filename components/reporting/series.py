@@ -1,33 +1,38 @@
-"""The numbers behind the figures as tables in long form, a line a point: what `dvc plots` draws and compares."""
+"""Data of the figures as long-form tables, one line per point, for `dvc plots`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from components.reporting import drift
 from components.reporting.results import Evaluation, Score, Sweep
+from components.reporting.tables import drift, visible
 
-FILES = ("training", "validation", "scores", "drift", "search")
+FILES = ("training", "validation", "visible", "scores", "drift", "search")
 
 
 def write(
     histories: Mapping[str, pd.DataFrame], evaluations: Sequence[Evaluation], sweeps: Mapping[str, Sweep], out: Path
 ) -> None:
-    """The `FILES` as CSV into `out`, each there also if it has no line; a column names the row of every line."""
+    """Write each of `FILES` as CSV into `out`, even if empty; the column `row` names the experiment of a line."""
     tables = {
         "training": [_history(row, history, "loss") for row, history in histories.items()],
         "validation": [_history(row, history, "validation_loss") for row, history in histories.items()],
-        "scores": [pd.DataFrame({"row": score.name, **score.numbers}, index=[0]) for score in _scores(evaluations)],
+        "visible": [
+            pd.DataFrame({"row": row, "visible": list(curve), "flow": list(curve.values())})
+            for row, curve in visible.curves(histories).items()
+        ],
+        "scores": [pd.DataFrame({"row": score.name, **score.metrics}, index=[0]) for score in _scores(evaluations)],
         "drift": [
-            pd.DataFrame({"row": row, "frame": window.last, **window.numbers}, index=[0])
+            pd.DataFrame({"row": row, "frame": window.last, **window.metrics}, index=[0])
             for one in evaluations
             for row, windows in drift.lines_of([one]).items()
             for window in windows
         ],
         "search": [sweep.trials.dropna(subset=["fvd"]).assign(row=row) for row, sweep in sweeps.items()],
     }
-    empty = pd.DataFrame(columns=["row", "step", "frame", "loss", "validation_loss", "fvd", "milliseconds_per_frame"])
+    columns = ["row", "step", "frame", "visible", "flow", "loss", "validation_loss", "fvd", "milliseconds_per_frame"]
+    empty = pd.DataFrame(columns=columns)
     out.mkdir(parents=True)
     for name, parts in tables.items():
         table = pd.concat(parts, ignore_index=True).drop_duplicates() if parts else empty

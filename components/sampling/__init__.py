@@ -1,1 +1,1 @@
-"""From a model and a context to a predicted video."""
+"""Sampling of predicted videos from a model and context frames."""

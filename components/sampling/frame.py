@@ -1,109 +1,107 @@
-"""Eq. 3: a frame, or the frames of a group together, set by set."""
+"""Sample the next frame, or the next group of frames, one set of tokens after another (Eq. 3)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from components import flow, guidance, masking
-from components.config import Config
-from components.errors import InputError
-from components.flow import Solver
-from components.guidance import Schedule
-from components.masking import Rule
-from components.randomness import Stream
+from components.foundation.config import Config
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
+from components.foundation.settings.ranges import Count, Fraction, NonNegative, within
+from components.models import flow, guidance, masking
+from components.models.flow import Solver
+from components.models.guidance import Schedule
+from components.models.masking import Rule
+from components.sampling.cuda_graphs import run_graphed
 from components.sampling.interface import Condition, FramePredictor, Memory, Proposal
-from components.sampling.replay import replayed
+
+Scale = Annotated[float, within(gt=0, le=2)]
+Fall = Annotated[float, within(gt=0, le=1)]
 
 
 class SamplerConfig(Config):
-    """How a frame is sampled (Table 3, lower part)."""
+    """Sampler settings of one frame (Table 3, lower part)."""
 
-    sets: int  # autoregressive steps in a frame, N_AR
-    flow_steps: int  # of the head's integration; heun asks for two velocities in each, the others for one
-    solver: Solver  # euler is the paper's
+    sets: Count  # autoregressive steps per frame, N_AR
+    flow_steps: Count  # integration steps of the flow head; heun evaluates two velocities per step, the others one
+    solver: Solver  # the paper uses euler
     order: Rule
-    temperature: float  # of the order, tau
-    temporal_scale: float  # w_t of Eq. 9
-    canvas_scale: float  # w_s of Eq. 9; without a canvas it has nothing to act on
-    guidance: Schedule  # of both scales over the sets of a frame
-    frame_noise: float  # r at inference, Eq. 11
-    canvas_noise: float  # r' at inference, Eq. 12
-    late_temperature: float  # of the tokens' noise, from 1 at the first frame towards this (VideoMAR: 0.9); 1 is none
+    temperature: NonNegative  # tau, temperature of the generation order
+    temporal_scale: NonNegative  # w_t of Eq. 9
+    canvas_scale: NonNegative  # w_s of Eq. 9; no effect on a model without a canvas
+    guidance: Schedule  # schedule of both guidance scales over the sets of a frame
+    frame_noise: Fraction  # r at inference, Eq. 11
+    canvas_noise: Fraction  # r' at inference, Eq. 12
+    noise_temperature: Scale  # scale of the tokens' Gaussian noise at flow time 1 in every frame; 1 as in training
+    late_temperature: Fall  # a further scale, falling from 1 at the first frame to this (VideoMAR: 0.9); 1 is off
 
-    def check(self) -> None:
-        """Raises InputError for values that no sampler can have."""
-        if self.flow_steps < 1:
-            raise InputError(f"sampler.flow_steps is {self.flow_steps}; it must be at least 1")
-        for name in ("frame_noise", "canvas_noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"sampler.{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if not 0 < self.late_temperature <= 1:
-            raise InputError(f"sampler.late_temperature is {self.late_temperature}; it must be above 0 and at most 1")
+    def noise_scale(self, frame: int) -> float:
+        """Return the noise scale of generated frame 0, 1, ...: noise_temperature times the progressive temperature.
 
-    def heat(self, frame: int) -> float:
-        """VideoMAR's progressive temperature of the frame generated as number 0, 1, ...: 1, 0.91, 0.901, ... to 0.9.
-
-        A flow head has no noise but what it starts from, and so this scales the Gaussian numbers at time 1.
+        VideoMAR's progressive temperature is 1, 0.91, 0.901, ..., towards 0.9. The flow head draws noise only at time
+        1, so the temperature scales that noise.
         """
-        return self.late_temperature + (1 - self.late_temperature) * 0.1**frame
+        return self.noise_temperature * (self.late_temperature + (1 - self.late_temperature) * 0.1**frame)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame as it was sampled, and what led to it."""
+    """A sampled frame, with the canvas, the staticness and the generation order behind it."""
 
     latent: Float[Tensor, "b c h w"]
     canvas: Float[Tensor, "b c h w"] | None
     staticness: Float[Tensor, "b n"]
-    order: Int[Tensor, "b n"]  # the step at which each token of the grid was generated
+    order: Int[Tensor, "b n"]  # index of the step at which each token of the grid was generated
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The next frames while their tokens come, set after set."""
+    """The next frames in progress: the tokens generated so far, and the order of all tokens."""
 
     model: FramePredictor
     proposal: Proposal[Any]
-    order: Int[Tensor, "r n"]  # tokens as they come
-    steps: Int[Tensor, "r n"]  # the step at which each token of the grid comes
-    known: Float[Tensor, "r v p"]  # those that have come, in that order
+    order: Int[Tensor, "r n"]  # grid indices of the tokens in generation order
+    steps: Int[Tensor, "r n"]  # index of the step at which each token of the grid is generated
+    known: Float[Tensor, "r v p"]  # the tokens generated so far, in generation order
 
     @property
     def share(self) -> float:
-        """How much of the frames is known."""
+        """Return the fraction of tokens generated so far."""
         return self.known.shape[1] / self.order.shape[1]
 
     @property
     def present(self) -> Bool[Tensor, "r n"]:
-        """Which tokens of the grid are known."""
-        nothing = torch.zeros_like(self.order, dtype=torch.bool)
-        return nothing.scatter(1, self.order[:, : self.known.shape[1]], True)
+        """Return the mask of the grid's tokens generated so far."""
+        present = torch.zeros_like(self.order, dtype=torch.bool)
+        return present.scatter(1, self.order[:, : self.known.shape[1]], True)
 
     def frames(self) -> tuple[Frame, ...]:
-        """The frames as far as they are known: a token that has not come is zero."""
-        places = self.order[:, : self.known.shape[1], None].expand_as(self.known)
-        grid = self.known.new_zeros(*self.order.shape, self.known.shape[2]).scatter(1, places, self.known)
+        """Return the frames in progress; a missing token is zero, or its origin if the model's tokens are relative."""
+        indices = self.order[:, : self.known.shape[1], None].expand_as(self.known)
+        grid = self.known.new_zeros(*self.order.shape, self.known.shape[2]).scatter(1, indices, self.known)
+        if self.proposal.reference is not None:
+            grid = self.proposal.reference.absolute(grid)
         canvas, group = self.proposal.canvas, self.model.group
         return tuple(
             Frame(
-                self.model.frame(grid[own]),
-                None if canvas is None else canvas[own],
-                self.proposal.staticness[own],
-                self.steps[own],
+                self.model.frame(grid[rows]),
+                None if canvas is None else canvas[rows],
+                self.proposal.staticness[rows],
+                self.steps[rows],
             )
-            for own in (slice(index, None, group) for index in range(group))
+            for rows in (slice(index, None, group) for index in range(group))
         )
 
 
 @dataclass(frozen=True, slots=True)
 class NextSet:
-    """How one set of tokens is made from the known ones: by so much of each condition, by this integration."""
+    """Generation of one set of tokens: guidance weights and flow integration. Hashable, for `run_graphed`."""
 
-    weights: tuple[float, ...]
+    weights: tuple[float, ...]  # one for each condition
     flow_steps: int
     solver: Solver
 
@@ -114,9 +112,28 @@ class NextSet:
         order: Int[Tensor, "r n"],
         conditions: tuple[Any, ...],
         noise: Float[Tensor, "r k p"],
+        still: Bool[Tensor, "r k"] | None = None,
     ) -> Float[Tensor, "r k p"]:
-        """The tokens that this noise becomes, which follow the known ones in this order."""
+        """Generate the k tokens that follow the v known tokens in `order`, starting from `noise`.
+
+        Tokens marked in `still` are not sampled and are zero. On a CPU the head runs on the other tokens only; on a
+        GPU it runs on all k tokens, because CUDA graphs need fixed shapes.
+        """
         embeddings = model.embed(known, order, conditions, noise.shape[1])
+        if still is None:
+            return self._integrate(model, embeddings, noise)
+        if noise.is_cuda:
+            return self._integrate(model, embeddings, noise).masked_fill(still[..., None], 0.0)
+        tokens = torch.zeros_like(noise)
+        moving = ~still
+        if moving.any():
+            moving_embeddings = tuple(embedding[moving][None] for embedding in embeddings)
+            tokens[moving] = self._integrate(model, moving_embeddings, noise[moving][None])[0]
+        return tokens
+
+    def _integrate(
+        self, model: FramePredictor, embeddings: tuple[Any, ...], noise: Float[Tensor, "r k p"]
+    ) -> Float[Tensor, "r k p"]:
 
         def field(point: Tensor, time: float) -> Tensor:
             return guidance.combine(model.velocity(point, time, embeddings), self.weights)
@@ -125,55 +142,64 @@ class NextSet:
 
 
 def sample_frames(
-    model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig, heat: float = 1.0
+    model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig, noise_scale: float = 1.0
 ) -> tuple[Frame, ...]:
-    """The next frames after `memory`, as many as the model predicts together.
+    """Return the `model.group` frames that follow `memory`.
 
-    Chance comes from the stream alone, and `heat` scales the tokens' noise.
+    All random draws come from `stream`; `noise_scale` scales the Gaussian noise of the tokens. Raises InputError as
+    `sample_sets` does.
     """
-    for draft in sample_sets(model, memory, stream, config, heat):
+    for draft in sample_sets(model, memory, stream, config, noise_scale):
         last = draft
     return last.frames()
 
 
 def sample_sets(
-    model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig, heat: float = 1.0
+    model: FramePredictor[Memory], memory: Memory, stream: Stream, config: SamplerConfig, noise_scale: float = 1.0
 ) -> Iterator[Draft]:
-    """The same frames before their first set, and after each.
+    """Sample as `sample_frames` does, but yield the frames in progress: before the first set and after each set.
 
-    Only the conditions that guidance gives weight to are computed, together in one batch; the head works on the chosen
-    tokens only, and on the projection of their embedding that does not change with the flow time. On a GPU a set that
-    is made like one before is replayed. Raises InputError for guidance of a model that was trained without dropping
-    conditions.
+    Only conditions with a non-zero guidance weight are computed, in one batch. The head runs on the tokens of the
+    current set only; the part of their embedding that does not depend on the flow time is computed once. On a GPU, a
+    set with the same shapes and settings as an earlier one is replayed from a CUDA graph.
+
+    Raises InputError if `config.sets` is not from 1 to the number of tokens, or if guidance is on and the model was
+    trained without condition dropout.
     """
     proposal = model.propose(
         memory, stream.fork("proposal"), frame_noise=config.frame_noise, canvas_noise=config.canvas_noise
     )
     sizes = masking.set_sizes(model.tokens, config.sets)
-    chances = stream.fork("order").uniform(model.group, len(sizes), model.tokens).flatten(0, 1)
-    order = masking.partition(proposal.staticness, chances, sizes, rule=config.order, temperature=config.temperature)
-    noise = heat * stream.fork("tokens").normal(model.group, model.tokens, model.numbers).flatten(0, 1)
+    uniform = stream.fork("order").uniform(model.group, len(sizes), model.tokens).flatten(0, 1)
+    order = masking.partition(proposal.staticness, uniform, sizes, rule=config.order, temperature=config.temperature)
+    noise = noise_scale * stream.fork("tokens").normal(model.group, model.tokens, model.channels).flatten(0, 1)
     draft = Draft(model, proposal, order, masking.set_index(order, sizes), noise[:, :0])
     yield draft
     for size in sizes:
         known = draft.known.shape[1]
-        weights, conditions = _weighted(proposal.conditions, config, (known + size) / model.tokens, model.guidable)
-        step = NextSet(weights, config.flow_steps, config.solver)
-        chosen = replayed(step, model, draft.known, order, conditions, noise[:, known : known + size])
-        draft = replace(draft, known=torch.cat([draft.known, chosen], dim=1))
+        done = (known + size) / model.tokens
+        weights, conditions = _weighted_conditions(proposal.conditions, config, done, model.guidable)
+        step, current = NextSet(weights, config.flow_steps, config.solver), slice(known, known + size)
+        still = () if proposal.reference is None else (proposal.reference.still.gather(1, order[:, current]),)
+        tokens = run_graphed(step, model, draft.known, order, conditions, noise[:, current], *still)
+        draft = replace(draft, known=torch.cat([draft.known, tokens], dim=1))
         yield draft
 
 
-def _weighted(
+def _weighted_conditions(
     conditions: tuple[Condition, ...], config: SamplerConfig, done: float, guidable: bool
 ) -> tuple[tuple[float, ...], tuple[Condition, ...]]:
-    """How much of which condition; what has no weight is left out. Raises InputError for guidance that cannot be."""
+    """Return the non-zero guidance weights and their conditions; `done` is the fraction known after this set.
+
+    Raises InputError if guidance needs a poorer condition and the model was trained without condition dropout.
+    """
     scales = (config.temporal_scale, config.canvas_scale)[: len(conditions) - 1]
     weights = guidance.coefficients(guidance.scheduled(scales, config.guidance, done))
     if any(weights[:-1]) and not guidable:
         raise InputError(
-            "the model was trained with drop 0, never without a condition, so guidance has nothing to go by; "
-            "set the sampler's temporal_scale and canvas_scale to 1, or train with model.drop above 0"
+            "guidance needs condition dropout in training, but the model was trained with drop 0; "
+            "set the sampler's temporal_scale and canvas_scale to 1, "
+            "or train with model.drop above 0 (model.condition.drop for captions and labels)"
         )
-    kept = [(weight, condition) for weight, condition in zip(weights, conditions, strict=True) if weight]
-    return tuple(weight for weight, _ in kept), tuple(condition for _, condition in kept)
+    needed = [(weight, condition) for weight, condition in zip(weights, conditions, strict=True) if weight]
+    return tuple(weight for weight, _ in needed), tuple(condition for _, condition in needed)

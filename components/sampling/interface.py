@@ -1,11 +1,11 @@
-"""What a sampler knows of a model."""
+"""Interface between the sampler and the models."""
 
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from components.randomness import Stream
+from components.foundation.randomness import Stream
 
 Memory = TypeVar("Memory")
 Condition = TypeVar("Condition", covariant=True)
@@ -13,81 +13,103 @@ Condition = TypeVar("Condition", covariant=True)
 
 @runtime_checkable
 class Proposal(Protocol[Condition]):
-    """The next frames before their first token."""
+    """Conditions of the next frames, and the model's expectations before their first token is generated."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """From poorest to richest: guidance walks along them."""
+        """Conditions from poorest to richest, the order of the guidance chain."""
         ...
 
     @property
     def staticness(self) -> Float[Tensor, "r n"]:
-        """How still each token is expected to be; constant where the model does not say."""
+        """Predicted staticness of each token, higher where less motion is expected; constant without a prediction."""
         ...
 
     @property
     def static_scale(self) -> float:
-        """Staticness is a guess of exp(-static_scale * squared error of the canvas); without a canvas any number."""
+        """Scale in staticness = exp(-static_scale * squared error of the canvas); not used without a canvas."""
         ...
 
     @property
     def canvas(self) -> Float[Tensor, "r c h w"] | None:
-        """The expected frame, where the model has one."""
+        """Canvas, the expected latent frame; None for a model without a canvas."""
+        ...
+
+    @property
+    def reference(self) -> "Reference | None":
+        """Origin and scale of relative tokens; None if tokens are patches of the latents themselves."""
+        ...
+
+
+@runtime_checkable
+class Reference(Protocol):
+    """Origin and scale of relative tokens, and the mask of tokens that are copied instead of sampled."""
+
+    @property
+    def still(self) -> Bool[Tensor, "r n"]:
+        """Mask of the tokens that equal their origin and are not sampled."""
+        ...
+
+    def absolute(self, u: Float[Tensor, "r n p"]) -> Float[Tensor, "r n p"]:
+        """Convert the relative tokens of a whole grid to patches of the latents."""
         ...
 
 
 @runtime_checkable
 class FramePredictor(Protocol[Memory]):
-    """p(next frames | frames so far), generated set by set; rows of a group of frames follow one another."""
+    """p(next frames | past frames), generated set by set; the rows of a clip's group are adjacent."""
 
     @property
     def group(self) -> int:
-        """Frames that are predicted together."""
+        """Number of frames that are predicted together."""
         ...
 
     @property
     def tokens(self) -> int:
-        """Tokens of a frame."""
+        """Number of tokens of a frame."""
         ...
 
     @property
-    def numbers(self) -> int:
-        """Numbers of a token."""
+    def channels(self) -> int:
+        """Number of channels of a token."""
         ...
 
     @property
     def most_sets(self) -> int:
-        """In how many sets a frame can be made."""
+        """Largest number of sets in which a frame can be generated."""
         ...
 
     @property
     def guidable(self) -> bool:
-        """Whether it was trained with conditions missing, without which guidance has nothing to go by."""
+        """Whether guidance works: the model was trained with condition dropout, or needs none."""
         ...
 
     def remember(self, frames: Float[Tensor, "b t c h w"], memory: Memory | None) -> Memory:
-        """The memory with these frames in it; None is the beginning.
+        """Return the memory extended by these latent frames; None is the memory before the first frame.
 
-        Raises InputError for a beginning without a frame, if the model cannot begin from nothing.
+        Raises InputError if there is neither a memory nor a frame and the model needs context.
         """
         ...
 
     def propose(self, memory: Memory, stream: Stream, *, frame_noise: float, canvas_noise: float) -> Proposal[Any]:
-        """Conditions of the next frames."""
+        """Return the proposal of the next frames, with noise strengths r (Eq. 11) and r' (Eq. 12)."""
         ...
 
     def embed(
         self, known: Float[Tensor, "r v p"], order: Int[Tensor, "r n"], conditions: tuple[Any, ...], count: int
     ) -> tuple[Any, ...]:
-        """What `velocity` needs of the `count` tokens that come after the known ones, one for each condition."""
+        """Return the embeddings for `velocity` of the `count` tokens after the known tokens, one for each condition.
+
+        `order` lists all grid indices in generation order; `known` holds the first v tokens of that order.
+        """
         ...
 
     def velocity(
         self, x: Float[Tensor, "r k p"], time: float, embeddings: tuple[Any, ...]
     ) -> tuple[Float[Tensor, "r k p"], ...]:
-        """Velocity of the same tokens at one flow time, one for each embedding."""
+        """Return the velocity of the tokens x at one flow time under each embedding."""
         ...
 
     def frame(self, x: Float[Tensor, "r n p"]) -> Float[Tensor, "r c h w"]:
-        """The latent frame of these tokens."""
+        """Return the latent frame of tokens in grid order."""
         ...

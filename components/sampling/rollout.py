@@ -1,4 +1,4 @@
-"""Eq. 1: a video, frame by frame."""
+"""Continue videos frame by frame (Eq. 1)."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from components.errors import InputError
-from components.randomness import Stream
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
 from components.sampling.frame import Draft, Frame, SamplerConfig, sample_sets
 from components.sampling.interface import FramePredictor
 
@@ -16,28 +16,30 @@ from components.sampling.interface import FramePredictor
 def rollout(
     model: FramePredictor, context: Float[Tensor, "b t c h w"], frames: int, stream: Stream, config: SamplerConfig
 ) -> Iterator[Frame]:
-    """Continues each context by so many latent frames; yields each frame as soon as it stands.
+    """Continue each context by `frames` latent frames, and yield each frame as soon as it is sampled.
 
-    A group of frames that are predicted together counts as predicted at once. Raises InputError for a context that
-    holds numbers that are not finite, or no frame for a model that cannot begin from nothing.
+    The frames of a group are sampled together and yielded one after the other. Raises InputError if a sampler setting
+    is out of range, the context holds NaN or infinity, or the context is empty and the model needs one.
     """
-    for begin, draft in drafts(model, context, frames, stream, config):
+    for start, draft in drafts(model, context, frames, stream, config):
         if draft.share == 1:
-            yield from draft.frames()[: frames - begin]
+            yield from draft.frames()[: frames - start]
 
 
 @torch.no_grad()
 def drafts(
     model: FramePredictor, context: Float[Tensor, "b t c h w"], frames: int, stream: Stream, config: SamplerConfig
 ) -> Iterator[tuple[int, Draft]]:
-    """The same, set after set: how many frames stood before, and the next ones as far as they are known."""
-    config.check()
+    """Continue videos as `rollout` does, but yield after each set of tokens.
+
+    Yields the number of frames finished before, and the frames in progress. Raises InputError as `rollout` does.
+    """
     if not torch.isfinite(context).all():
-        raise InputError("the context's latents hold numbers that are not finite; check the video and the VAE")
+        raise InputError("the latents of the context are not finite (NaN or infinity); check the video and the VAE")
     memory = model.remember(context, None)
-    for begin in range(0, frames, model.group):
-        for draft in sample_sets(model, memory, stream.fork("frame", begin), config, config.heat(begin)):
-            yield begin, draft
-        if begin + model.group < frames:
+    for start in range(0, frames, model.group):
+        for draft in sample_sets(model, memory, stream.fork("frame", start), config, config.noise_scale(start)):
+            yield start, draft
+        if start + model.group < frames:
             latents = torch.stack([frame.latent for frame in draft.frames()], dim=1)
             memory = model.remember(latents, memory)

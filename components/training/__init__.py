@@ -1,1 +1,1 @@
-"""From a model and latents to trained weights."""
+"""Training: loop, recipe, checkpoints, sharding and cost estimates."""

@@ -1,4 +1,4 @@
-"""What a training wrote down on its way, as a table."""
+"""The metrics of a training over its steps, as a csv table."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-# what differs from run to run, as machines do
+# metrics that depend on the machine and so differ from run to run
 MEASURED: Final = (
     "steps_per_second",
     "data_wait",
@@ -17,9 +17,9 @@ MEASURED: Final = (
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
-    """One line an interval, as csv; what was not measured at a step is an empty cell.
+    """Write one csv line per interval of the log. A metric that was not measured at a step is an empty cell.
 
-    What differs from run to run is left out: the file belongs to a stage's outputs.
+    The MEASURED metrics are omitted, because the file is a DVC output and must not differ from run to run.
     """
     table = pd.DataFrame(list(rows)).drop(columns=list(MEASURED), errors="ignore")
     table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")

@@ -1,5 +1,6 @@
-"""The loop: a generator of progress that knows neither Ray nor MLflow, and trains whatever returns losses."""
+"""The training loop: a generator of progress, independent of Ray and MLflow, for any module that returns losses."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,163 +11,187 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from components.foundation.randomness import Stream
 from components.nn.losses import Losses
-from components.randomness import Stream
-from components.training import sharding
-from components.training.ema import averaged_state, build_ema
-from components.training.optimizer import RecipeConfig, build_optimizer, build_schedule
-from components.training.plan import DRAWS, draws, flops, shapes
-from components.training.recompute import recompute
-from components.training.resources import Clock, enough_memory, matmul_rate, memory_peak
-from components.training.watch import Window, mean_over_workers, team
+from components.training import sharding, validation
+from components.training.loss_monitor import LossMonitor, mean_over_workers, world_size
+from components.training.optimizer import RecipeConfig, averaged_state, build_ema, build_optimizer, build_schedule
+from components.training.plan import DRAWN_STEPS, draw_steps, flops, meta_copy
+from components.training.resources import Clock, checkpoint_activations, explain_out_of_memory, matmul_rate, memory_peak
+from components.training.validation import GridBatch, MeanLosses
 
-Batch = Any  # samples that can be sliced, counted and moved: a tensor, or what a model takes in its place
+Batch = Any  # a tensor or other model input that supports slicing, len() and to(device)
+
+_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
 class Trainable(Protocol):
-    """A module that draws its chance first and then computes its losses as a function."""
+    """A module that draws all random numbers of a step first; its losses are then a deterministic function of them."""
 
     def draw(self, batch: Any, stream: Stream) -> Any:
-        """The chance of one step on this batch."""
+        """Return the random draws of one step on this batch.
+
+        A model with masks also has a `visible_grid`: its `draw` accepts one of these numbers of visible tokens as the
+        keyword `visible`.
+        """
         ...
 
     def __call__(self, batch: Any, draws: Any) -> Losses:
-        """The losses of this batch."""
+        """Return the losses of this batch."""
         ...
 
 
-def _unseen(model: Any, step: int) -> None:
-    """Nobody looks."""
+def _no_op(model: Any, step: int) -> None:
+    """No-op validation callback."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of a training: its rank, the world size, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    parallel: Callable[[nn.Module], nn.Module]  # wraps a model so that gradients are averaged over all workers
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
+        _log.warning(text)
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Where batches come from: numbers of samples in, tensors out; and who looks at what comes of them."""
+    """Training batches, validation batches, and a callback after each validation."""
 
-    batches: Callable[
-        [int], Iterator[tuple[tuple[int, ...], Batch]]
-    ]  # from a step on: this worker's sample ids and batch
-    validation: Sequence[tuple[tuple[int, ...], Batch]]
-    look: Callable[[Any, int], None] = _unseen  # is shown the averaged model and the step, after each validation
+    # called with the first step; yields this worker's sample ids and batch of each step
+    batches: Callable[[int], Iterator[tuple[tuple[int, ...], Batch]]]
+    validation: Sequence[tuple[tuple[int, ...], Batch]]  # sample ids and batch
+    # called with the averaged model and the step after each validation
+    on_validation_end: Callable[[Any, int], None] = _no_op
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the training stands after a step."""
+    """The progress of a training after a step."""
 
-    step: int  # steps done
-    metrics: dict[str, float]  # empty between the intervals of the recipe
-    state: Callable[[], dict[str, Any]] | None  # the whole state, when a checkpoint is due
+    step: int  # completed steps
+    metrics: dict[str, float]  # empty except at the steps of recipe.log_every and recipe.validate_every
+    state: Callable[[], dict[str, Any]] | None  # returns the whole state if a checkpoint is due, else None
 
 
 class Training:
-    """Model, averaged model, optimiser and schedule, with one step as a method and all state in one place."""
+    """Model, averaged model, optimiser and schedule: all state of a training, and one training step as a method."""
 
-    def __init__(self, model: nn.Module, parallel: Callable[[nn.Module], nn.Module], config: RecipeConfig) -> None:
-        config.check()
-        self.config = config
+    def __init__(self, model: nn.Module, parallel: Callable[[nn.Module], nn.Module], recipe: RecipeConfig) -> None:
+        recipe.check()
+        self.recipe = recipe
         assert isinstance(model, Trainable)
-        self.model, self.draw = model, model.draw
-        self.averaged = build_ema(model, config.ema)
-        self.shapes = shapes(model)
-        if config.activation_checkpointing:
-            recompute(model)
-        if config.parallel == "fsdp" and team() > 1:
+        self.model = model
+        self.draw: Callable[..., Any] = model.draw
+        self.averaged = build_ema(model, recipe.ema)
+        self.meta_model = meta_copy(model)
+        if recipe.activation_checkpointing:
+            checkpoint_activations(model)
+        if recipe.parallel == "fsdp" and world_size() > 1:
             wrapped, *_ = map(sharding.shard, (model, self.averaged.module))
         else:
-            wrapped = parallel(model)  # the model itself, or wrapped for several workers
-        self.unexchanged: Callable[[], AbstractContextManager[None]] = nullcontext
+            wrapped = parallel(model)  # the model itself, or DistributedDataParallel for several workers
+        self.no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         if isinstance(wrapped, DistributedDataParallel):
-            self.unexchanged = wrapped.no_sync
-        self.forward = torch.compile(wrapped) if config.compile else wrapped
-        self.optimizer = build_optimizer(model, config)
-        self.schedule = build_schedule(self.optimizer, config)
+            self.no_sync = wrapped.no_sync
+        self.forward = torch.compile(wrapped) if recipe.compile else wrapped
+        self.optimizer = build_optimizer(model, recipe)
+        self.schedule = build_schedule(self.optimizer, recipe)
         self.step = 0
-        self.window = Window()
+        self.monitor = LossMonitor()
         self.device = next(model.parameters()).device
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on: tensors and plain values.
+        """Return everything that the next step depends on: tensors and plain values.
 
-        It is the same however the weights are spread over the workers, which must all ask for it.
+        The state does not depend on how the weights are sharded over workers. All workers must call this together.
         """
         return {
             "step": self.step,
-            "model": sharding.gathered(self.model.state_dict()),
-            "averaged": sharding.gathered(self.averaged.state_dict()),
-            "optimizer": sharding.gathered(self.optimizer.state_dict()),
+            "model": sharding.gather(self.model.state_dict()),
+            "averaged": sharding.gather(self.averaged.state_dict()),
+            "optimizer": sharding.gather(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
-            "window": self.window.state(),
+            "window": self.monitor.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from this state."""
+        """Load this state, to resume from its step."""
         self.step = state["step"]
-        self.model.load_state_dict(sharding.spread(state["model"], self.model.state_dict()))
-        self.averaged.load_state_dict(sharding.spread(state["averaged"], self.averaged.state_dict()))
-        self.optimizer.load_state_dict(sharding.spread_optimizer(state["optimizer"], self.optimizer))
+        self.model.load_state_dict(sharding.shard_like(state["model"], self.model.state_dict()))
+        self.averaged.load_state_dict(sharding.shard_like(state["averaged"], self.averaged.state_dict()))
+        self.optimizer.load_state_dict(sharding.shard_optimizer_state(state["optimizer"], self.optimizer))
         self.schedule.load_state_dict(state["schedule"])
-        self.window = Window.restored(state["window"], self.device)
+        self.monitor = LossMonitor.from_state(state["window"], self.device)
 
     def weights(self) -> dict[str, Tensor]:
-        """The averaged weights, under the model's names; all workers must ask for them."""
-        return sharding.gathered(averaged_state(self.averaged))
+        """Return the averaged weights under the model's parameter names. All workers must call this together."""
+        return sharding.gather(averaged_state(self.averaged))
 
-    def losses(self, model: Any, samples: tuple[int, ...], batch: Batch, *purpose: str | int) -> Losses:
-        """The losses of a batch; its chance belongs to the seed, the purpose and the samples, not to the worker."""
-        stream = Stream.of(self.config.seed, samples, self.device).fork(*purpose)
+    def stream(self, samples: tuple[int, ...], *purpose: str | int) -> Stream:
+        """Return the random stream of these samples: it depends on seed, purpose and samples, not on the worker."""
+        return Stream.of(self.recipe.seed, samples, self.device).fork(*purpose)
+
+    def losses(self, model: Any, batch: Batch, stream: Stream, **options: int) -> Losses:
+        """Return the losses of a batch with the draws of this random stream; `options` are keywords of `draw`."""
         batch = batch.to(self.device, non_blocking=True)
-        draws = self.draw(batch, stream)
-        enabled = self.config.precision == "bfloat16"
+        draws = self.draw(batch, stream, **options)
+        enabled = self.recipe.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
             return model(batch, draws)
 
-    def pace(self, work: float, steps_per_second: float) -> dict[str, float]:
-        """What so many operations a step make a second, and of what the workers' matrix products could at best."""
-        done = work * steps_per_second
-        best = team() * matmul_rate(self.device, getattr(torch, self.config.precision))
-        return {"teraflops_per_second": done / 1e12, "share_of_matmul_peak": done / best}
+    def throughput(self, step_flops: float, steps_per_second: float) -> dict[str, float]:
+        """Return the achieved TFLOP/s and its share of all workers' matmul peak, for `step_flops` FLOPs per step."""
+        achieved = step_flops * steps_per_second
+        peak = world_size() * matmul_rate(self.device, getattr(torch, self.recipe.precision))
+        return {"teraflops_per_second": achieved / 1e12, "share_of_matmul_peak": achieved / peak}
 
     def flops(self, batch: Batch) -> float:
-        """Floating-point operations of a step over all workers, without what is computed twice."""
-        chances = draws(self.model, batch[:1], self.config.seed, range(self.step, self.step + DRAWS))
-        return self.config.batch * flops(self.shapes, chances, batch[:1])
+        """Return the FLOPs of a step over all workers, without recomputation by activation checkpointing."""
+        draws = draw_steps(self.model, batch[:1], self.recipe.seed, range(self.step, self.step + DRAWN_STEPS))
+        return self.recipe.batch * flops(self.meta_model, draws, batch[:1])
 
     def accumulate(self, samples: tuple[int, ...], batch: Batch) -> Losses:
-        """Adds this worker's part of the gradient of the mean loss, a micro-batch at a time; workers exchange it once.
+        """Accumulate the gradient of this worker's clips by micro-batches, and return their losses.
 
-        Losses and gradient are scaled so that their mean over the workers is that over the whole batch, also where
-        some have a clip more than others.
+        Workers exchange gradients once, in the last micro-batch. Losses and gradients are scaled so that their mean
+        over workers is the mean over the whole batch, even if some workers have one clip more than others.
         """
-        parts = [(len(ids), ids, part) for ids, part in self._parts(samples, batch)]
-        # weights that are spread are put together in each turn, so all take as many: their last one again, for nothing
-        parts += [(0, *parts[-1][1:])] * (self._turns() - len(parts))
-        means = []
-        for index, (count, ids, part) in enumerate(parts):
-            share = count * team() / self.config.batch
-            with nullcontext() if index == len(parts) - 1 else self.unexchanged():
-                losses = self.losses(self.forward, ids, part, "step", self.step)
+        micro_batches = [(len(ids), ids, part) for ids, part in self._micro_batches(samples, batch)]
+        # every micro-batch gathers sharded weights from all workers, so all workers must run equally many: a worker
+        # with fewer repeats its last one with weight 0
+        micro_batches += [(0, *micro_batches[-1][1:])] * (self._num_micro_batches() - len(micro_batches))
+        losses_by_share = []
+        for index, (count, ids, part) in enumerate(micro_batches):
+            share = count * world_size() / self.recipe.batch
+            with nullcontext() if index == len(micro_batches) - 1 else self.no_sync():
+                losses = self.losses(self.forward, part, self.stream(ids, "step", self.step))
                 (losses.total * share).backward()
-            means.append((share, losses))
-        return Losses.mean(means)
+            losses_by_share.append((share, losses))
+        return Losses.mean(losses_by_share)
 
-    def _turns(self) -> int:
-        """Micro-batches of the worker that has the most clips."""
-        most = math.ceil(self.config.batch / team())
-        return math.ceil(most / (self.config.micro_batch or most))
+    def _num_micro_batches(self) -> int:
+        """Return the number of micro-batches of the worker with the most clips."""
+        most = math.ceil(self.recipe.batch / world_size())
+        return math.ceil(most / (self.recipe.micro_batch or most))
 
-    def _parts(self, samples: tuple[int, ...], batch: Batch) -> Iterator[tuple[tuple[int, ...], Batch]]:
-        size = self.config.micro_batch or max(1, len(samples))
+    def _micro_batches(self, samples: tuple[int, ...], batch: Batch) -> Iterator[tuple[tuple[int, ...], Batch]]:
+        size = self.recipe.micro_batch or max(1, len(samples))
         for start in range(0, len(samples), size):
             yield samples[start : start + size], batch[start : start + size]
 
     def update(self, samples: tuple[int, ...], batch: Batch) -> tuple[Losses, Tensor]:
-        """One step of the optimiser: the losses before it, and the norm of the gradient."""
+        """Take one optimiser step. Return the losses before it, and the gradient norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.accumulate(samples, batch)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        norm = sharding.whole(nn.utils.clip_grad_norm_(trained, self.config.clip))
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        norm = sharding.full_tensor(nn.utils.clip_grad_norm_(trainable, self.recipe.clip))
         self.optimizer.step()
         self.schedule.step()
         self.averaged.update_parameters(self.model)
@@ -175,62 +200,72 @@ class Training:
 
     @torch.no_grad()
     def validate(self, data: Data) -> dict[str, float]:
-        """Validation losses of the averaged weights and of the raw ones: the same samples and draws every time."""
-        found = self._validation(self.averaged.module.eval(), data, "validation_")
-        return found | self._validation(self.model.eval(), data, "validation_raw_")
+        """Return validation losses of the averaged and of the raw weights, with the same samples and draws every time.
 
-    def _validation(self, model: Any, data: Data, prefix: str) -> dict[str, float]:
-        sums: dict[str, Tensor] = {}
-        parts = (part for samples, batch in data.validation for part in self._parts(samples, batch))
-        for samples, batch in parts:
-            losses = self.losses(model, samples, batch, "validation")
-            for name, value in {"loss": losses.total, **losses.terms}.items():
-                sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu() * len(samples)
-        count = sum(len(samples) for samples, _ in data.validation)
-        return {f"{prefix}{name}": float(total) / count for name, total in sums.items()} if count else {}
+        A model with masks is validated at each number of visible tokens of its grid, and losses are means over the
+        grid. The averaged weights process each clip at every grid point, which gives the curve of the flow loss. The
+        raw weights process each clip once, so that a validation takes only three times as long as at one grid point,
+        and not five times.
+        """
+        grid = validation.grid_of(self.model)
+        averaged = self._validation(self.averaged.module.eval(), validation.full_grid(data.validation, grid))
+        raw = self._validation(self.model.eval(), validation.one_point_per_clip(data.validation, grid))
+        means, curve = averaged.mean_over_grid("validation_"), averaged.curve("validation_")
+        return means | curve | raw.mean_over_grid("validation_raw_")
+
+    def _validation(self, model: Any, batches: Iterator[GridBatch]) -> MeanLosses:
+        means = MeanLosses()
+        for part in batches:
+            options = {} if part.visible is None else {"visible": part.visible}
+            for samples, batch in self._micro_batches(part.samples, part.batch):
+                stream = self.stream(samples, "validation").at(part.index)
+                means.add(part.visible, self.losses(model, batch, stream, **options), len(samples))
+        return means
 
 
 def fit(training: Training, data: Data, stopping: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
-    """Trains from where the state stands to the recipe's last step, or until `stopping` at a line of the log.
+    """Train from the current step to the recipe's last step, or until `stopping()` is true when metrics are logged.
 
-    Yields after every step; metrics are means over an interval of `log_every` steps and over all workers, which stop
-    together if one of them should. Raises InputError if the loss is not finite or has exploded, with the step, the
-    terms and the samples, and where memory is short with what to lower.
+    Yield the progress after every step. Metrics are means over `log_every` steps and over all workers. If `stopping()`
+    is true on any worker, all workers stop together.
+
+    Raise InputError if the loss is not finite or has exploded, with the step, the loss terms and the samples. Raise
+    InputError if memory runs out, with the setting to lower.
     """
-    config, model = training.config, training.model.train()
-    work, clock = 0.0, Clock()
+    recipe, model = training.recipe, training.model.train()
+    step_flops, clock = 0.0, Clock()
     batches = data.batches(training.step)
-    while training.step < config.steps:
+    while training.step < recipe.steps:
         with clock.waiting():
             samples, batch = next(batches)
-        if not work:
+        if not step_flops:
             with clock.paused():
-                work = training.flops(batch)
-                training.pace(work, 0.0)  # measures the best now, where it is not timed
-        with enough_memory(config, len(samples), training.step + 1):
+                step_flops = training.flops(batch)
+                training.throughput(step_flops, 0.0)  # measures and caches the matmul peak while the clock is paused
+        with explain_out_of_memory(recipe, len(samples), training.step + 1):
             losses, norm = training.update(samples, batch)
-        window, step = training.window, training.step
-        window.add(samples, {"loss": losses.total, **losses.terms, "gradient_norm": norm})
-        last = step == config.steps
-        logged = last or step % config.log_every == 0
+        monitor, step = training.monitor, training.step
+        monitor.add(samples, {"loss": losses.total, **losses.terms, "gradient_norm": norm})
+        last = step == recipe.steps
+        logged = last or step % recipe.log_every == 0
         stopped = logged and bool(mean_over_workers(torch.tensor(float(stopping()), device=training.device)))
-        due = last or stopped or step % config.checkpoint_every == 0
+        due = last or stopped or step % recipe.checkpoint_every == 0
         metrics: dict[str, float] = {}
         if logged or due:
-            window.check(step)
+            monitor.check(step)
         if logged:
             rates = clock.lap()
             metrics = {
-                **window.close(),
+                **monitor.close(),
                 "learning_rate": float(training.schedule.get_last_lr()[0]),
                 **rates,
-                **training.pace(work, rates["steps_per_second"]),
+                **training.throughput(step_flops, rates["steps_per_second"]),
                 "memory_peak_mib": memory_peak(training.device),
             }
-        if last or step % config.validate_every == 0:
+        if last or step % recipe.validate_every == 0:
             with clock.paused():
                 metrics |= training.validate(data)
-                data.look(training.averaged.module, step)
+                data.on_validation_end(training.averaged.module, step)
                 model.train()
         yield Progress(step, metrics, training.state if due else None)
         if stopped:

@@ -1,169 +1,193 @@
-"""Parameter groups, the schedule of the learning rate, and the recipe that names both."""
+"""The training recipe, and the optimiser and learning-rate schedule that it describes."""
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
 
 import torch
+from pydantic import AfterValidator
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from components.config import Config, plain
-from components.errors import InputError
+from components.foundation.config import Config, plain
+from components.foundation.errors import InputError
+from components.foundation.settings.ranges import (
+    Count,
+    Interval,
+    NonNegative,
+    Positive,
+    Seed,
+    Several,
+    Share,
+    Whole,
+    in_order,
+)
 from components.nn.from_timm import weight_decay_groups
 
-# how a training is carried out, and not what comes of it
-MOVABLE: Final = ("workers", "parallel", "micro_batch", "activation_checkpointing", "compile", "keep")
+FewestMost = Annotated[tuple[Count, Count], AfterValidator(in_order)]
+
+# settings that change how a training runs but not its result
+RUNTIME_SETTINGS: Final = ("workers", "parallel", "micro_batch", "activation_checkpointing", "compile", "keep")
 
 
 class StartConfig(Config):
-    """Weights that a training begins with, instead of fresh ones."""
+    """Pretrained weights to initialise a model with."""
 
-    folder: str  # of a trained model, such as data/models/kuka-canvasmar
-    new: tuple[str, ...]  # how the names of the weights begin that it lacks, and that begin fresh
+    folder: str  # of a trained model, such as data/models/push-canvasmar
+    new: tuple[str, ...]  # name prefixes of weights that `folder` lacks; these keep their fresh initialisation
 
 
 class PhaseConfig(Config):
-    """A part of a training: it begins with the weights of the part before; null is what recipe and model say."""
+    """A phase of a training, which starts from the averaged weights of the phase before.
 
-    steps: int
-    batch: int | None
-    learning_rate: float | None
-    frames: int | None  # of latents: the first ones of each clip
-    resolution: tuple[int, int] | None  # height, width in pixels that the clips are scaled to
-    frame_noise: tuple[float, float] | None
-    canvas_noise: tuple[float, float] | None
+    null takes the value of the recipe or the model.
+    """
+
+    steps: Count
+    batch: Count | None
+    learning_rate: Positive | None
+    frames: Several | None  # number of latent frames, from the start of each clip
+    resolution: tuple[Count, Count] | None  # height, width in pixels that clips are resized to
+    frame_noise: Interval | None
+    canvas_noise: Interval | None
 
 
 class RecipeConfig(Config):
-    """How something is trained: the same words for an autoencoder and for a video model."""
+    """Settings of a training, the same for an autoencoder and for a video model."""
 
-    seed: int
-    steps: int
-    batch: int  # clips in a step, over all workers together
-    micro_batch: int | None  # clips that a worker holds at once, their gradients added up; null is its whole share
-    learning_rate: float
+    seed: Seed
+    steps: Count
+    batch: Count  # clips per step over all workers
+    micro_batch: Count | None  # clips per worker and forward pass, with gradient accumulation; null: its whole share
+    learning_rate: Positive
     schedule: Literal["constant", "cosine"]
-    warmup: int  # steps of linear warm-up
-    weight_decay: float
-    clip: float  # largest norm of the gradient
-    ema: float  # decay of the averaged weights, a step
+    warmup: Whole  # steps of linear warm-up
+    weight_decay: NonNegative
+    clip: Positive  # gradient norm above which gradients are clipped
+    ema: Share  # decay of the averaged weights per step
     precision: Literal["float32", "bfloat16"]
-    activation_checkpointing: bool  # blocks are computed again in the backward pass instead of being kept
-    compile: bool  # through torch.compile, which needs a C++ compiler
-    workers: int | tuple[int, int]  # that share a batch; of [fewest, most] as many as the cluster has room for
-    parallel: Literal["ddp", "fsdp"]  # each of several workers holds the whole model, or its part of every weight
-    log_every: int  # steps
-    validate_every: int
-    validation_clips: int
-    checkpoint_every: int
-    keep: int  # newest checkpoints that are kept, besides the best by validation loss
-    start: StartConfig | None
-    phases: tuple[PhaseConfig, ...]  # one after the other; none is a single phase of `steps` steps
+    activation_checkpointing: bool  # recompute the activations of blocks in the backward pass to save memory
+    compile: bool  # with torch.compile, which needs a C++ compiler
+    workers: Count | FewestMost  # a number; [fewest, most]: as many as the cluster has room for
+    parallel: Literal["ddp", "fsdp"]  # ddp: each worker holds the whole model; fsdp: a shard of every weight
+    log_every: Count  # steps
+    validate_every: Count
+    validation_clips: Whole
+    checkpoint_every: Count
+    keep: Count  # number of newest checkpoints to keep, besides the best by validation loss
+    start: StartConfig | None  # null: fresh weights
+    phases: tuple[PhaseConfig, ...]  # run in this order; empty: a single phase of `steps` steps
 
     @property
-    def team(self) -> tuple[int, int]:
-        """The fewest workers and the most."""
+    def num_workers(self) -> tuple[int, int]:
+        """The fewest and the most workers."""
         return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
 
-    def parts(self) -> list["Phase"]:
-        """The recipe of each phase; the schedule of the learning rate and the averages begin anew in each."""
+    def resolved_phases(self) -> list["Phase"]:
+        """Return the phases, each with its own recipe. The learning-rate schedule and the EMA restart in each phase."""
         if not self.phases:
             return [Phase("", self, None, None, {})]
-        parts = []
+        phases = []
         for number, phase in enumerate(self.phases, 1):
             changes = {"steps": phase.steps, "batch": phase.batch, "learning_rate": phase.learning_rate}
-            said = {name: value for name, value in changes.items() if value is not None}
+            changed = {name: value for name, value in changes.items() if value is not None}
             noises = {"frame_noise": phase.frame_noise, "canvas_noise": phase.canvas_noise}
             name = f"phase {number} of {len(self.phases)}"
             noise = {name: value for name, value in noises.items() if value is not None}
-            recipe = self.model_copy(update={"phases": (), **said})
-            parts.append(Phase(name, recipe, phase.frames, phase.resolution, noise))
-        return parts
+            recipe = self.model_copy(update={"phases": (), **changed})
+            phases.append(Phase(name, recipe, phase.frames, phase.resolution, noise))
+        return phases
 
-    def lasting(self) -> dict[str, Any]:
-        """The choices that make the result: a training may be moved to other workers and go on, but nothing else."""
-        return {name: value for name, value in plain(self).items() if name not in MOVABLE}
+    def result_settings(self) -> dict[str, Any]:
+        """Return the settings that determine the result. A resumed training may change only RUNTIME_SETTINGS."""
+        return {name: value for name, value in plain(self).items() if name not in RUNTIME_SETTINGS}
 
     def check(self) -> None:
-        """Raises InputError for a recipe that cannot be followed."""
-        for phase in self.parts() if self.phases else ():
+        """Raise InputError if settings of the recipe or of a phase do not fit together."""
+        for phase in self.resolved_phases() if self.phases else ():
             phase.recipe.check()
         if self.phases and self.phases[-1].resolution is not None:
             raise InputError(
-                f"the last of {len(self.phases)} phases has resolution {list(self.phases[-1].resolution)}, but the "
-                "model is for the clips' own; set it to null there"
+                f"the last of {len(self.phases)} phases has resolution {list(self.phases[-1].resolution)}, but must "
+                "train at the resolution of the dataset; set resolution of that phase to null"
             )
-        for name in ("steps", "batch", "log_every", "validate_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise InputError(f"recipe.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise InputError(f"recipe.micro_batch is {self.micro_batch}; it must be at least 1, or null")
-        fewest, most = self.team
-        if not 1 <= fewest <= most:
-            raise InputError(
-                f"recipe.workers is {self.workers}; it must be at least 1, or [fewest, most] in this order"
-            )
+        _, most = self.num_workers
         if self.batch < most:
             raise InputError(
-                f"recipe.batch is {self.batch}, of which {most} workers cannot have a clip each; use fewer workers"
+                f"recipe.batch is {self.batch}, too few for {most} workers, each of which needs a clip; "
+                "use fewer workers or a larger batch"
             )
-        if not 0 <= self.ema < 1:
-            raise InputError(f"recipe.ema is {self.ema}; it must lie between 0 and 1, 1 excluded")
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of a training, complete."""
+    """A phase of a training with its complete recipe."""
 
-    name: str  # empty where it is the only one
+    name: str  # empty for a training without phases
     recipe: RecipeConfig
-    frames: int | None  # of latents; None is all
-    resolution: tuple[int, int] | None  # height, width of the clips in pixels; None is their own
-    noise: dict[str, tuple[float, float]]  # of the canvas, where other than the model's
+    frames: int | None  # number of latent frames; None: all
+    resolution: tuple[int, int] | None  # height, width in pixels that clips are resized to; None: not resized
+    noise: dict[str, tuple[float, float]]  # frame_noise and canvas_noise that replace the model's
 
-    def latent(self, whole: tuple[int, int, int], size: tuple[int, int]) -> tuple[int, int, int]:
-        """Channels, height and width of its latents, where clips of `size` pixels have `whole` ones.
+    def latent_shape(self, full_shape: tuple[int, int, int], size: tuple[int, int]) -> tuple[int, int, int]:
+        """Return (channels, height, width) of the latents in this phase.
 
-        Raises InputError if its resolution has no whole number of them.
+        Clips that are not resized have latents of `full_shape` and the height and width `size` in pixels.
+        Raise InputError if the phase's resolution is not a multiple of the VAE's stride.
         """
         if self.resolution is None:
-            return whole
-        strides = [pixels // side for pixels, side in zip(size, whole[1:], strict=True)]
+            return full_shape
+        strides = [pixels // side for pixels, side in zip(size, full_shape[1:], strict=True)]
         if any(side < stride or side % stride for side, stride in zip(self.resolution, strides, strict=True)):
             raise InputError(
-                f"{self.name} has resolution {list(self.resolution)}, but a latent covers {strides} pixels; "
-                "take multiples of that"
+                f"{self.name} has resolution {list(self.resolution)}, but a latent pixel covers {strides} pixels; "
+                "use multiples of these strides"
             )
         height, width = (side // stride for side, stride in zip(self.resolution, strides, strict=True))
-        return whole[0], height, width
+        return full_shape[0], height, width
 
 
 @runtime_checkable
-class Exempting(Protocol):
-    """A model that names parameters which weight decay must leave alone."""
+class HasNoWeightDecay(Protocol):
+    """A model with parameters that are exempt from weight decay."""
 
     def no_weight_decay(self) -> set[str]:
-        """Their names."""
+        """Return the names of the exempt parameters."""
         ...
 
 
-def build_optimizer(model: nn.Module, config: RecipeConfig) -> torch.optim.AdamW:
-    """AdamW with betas (0.9, 0.95); biases, norms and what `model.no_weight_decay()` names are not decayed."""
-    exempt = model.no_weight_decay() if isinstance(model, Exempting) else set()
-    groups = weight_decay_groups(model, config.weight_decay, exempt)
+def build_optimizer(model: nn.Module, recipe: RecipeConfig) -> torch.optim.AdamW:
+    """Return AdamW with betas (0.9, 0.95).
+
+    Biases, norms and the parameters of `model.no_weight_decay()` are not decayed.
+    """
+    exempt = model.no_weight_decay() if isinstance(model, HasNoWeightDecay) else set()
+    groups = weight_decay_groups(model, recipe.weight_decay, exempt)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, config: RecipeConfig) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then constant, or a cosine that ends at a hundredth."""
+def build_schedule(optimizer: torch.optim.Optimizer, recipe: RecipeConfig) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the schedule: linear warm-up, then constant or a cosine down to 1 % of the learning rate."""
 
     def factor(step: int) -> float:
-        if step < config.warmup:
-            return (step + 1) / (config.warmup + 1)
-        if config.schedule == "constant":
+        if step < recipe.warmup:
+            return (step + 1) / (recipe.warmup + 1)
+        if recipe.schedule == "constant":
             return 1.0
-        progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+        progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def build_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an EMA of the model's parameters, with copies of its buffers. It starts as a copy of the model."""
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    averaged.requires_grad_(False)
+    return averaged
+
+
+def averaged_state(averaged: AveragedModel) -> dict[str, torch.Tensor]:
+    """Return the averaged weights under the model's own parameter names."""
+    return dict(averaged.module.state_dict())

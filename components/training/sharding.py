@@ -1,4 +1,4 @@
-"""A model whose weights, gradients and averages are spread over the workers, and states that do not show it (FSDP2)."""
+"""Sharding of weights, gradients and averages over the workers (FSDP2), and conversion to and from unsharded states."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,53 +11,58 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(model: nn.Module) -> nn.Module:
-    """Every worker keeps its part of each weight; a block of a list is put together when its turn comes.
+    """Shard the model in place, so that each worker stores a part of every weight, and return the same model.
 
-    What lies outside of lists of blocks is put together for the whole pass.
+    The weights of a block in a ModuleList are gathered only while that block runs, all other weights for the whole
+    pass.
     """
     device = next(model.parameters()).device
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
-    for blocks in reversed(lists):  # the inner ones first: what is spread already is left alone
+    for blocks in reversed(lists):  # inner lists first: FSDP skips parameters that are already sharded
         for block in blocks:
             if next(block.parameters(), None) is not None:
                 fully_shard(block, mesh=mesh)
-    # without the last word the averaged weights would stay whole after a validation, and the copy be averaged in vain
+    # by default the root stays gathered after a forward pass: EMA updates after a validation would change that copy
+    # and be lost
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    return model  # the same module, spread where it stands
+    return model
 
 
-def whole(x: Tensor) -> Tensor:
-    """The tensor of which every worker has a part; itself where it is not spread."""
+def full_tensor(x: Tensor) -> Tensor:
+    """Return the full tensor of a sharded one; other tensors unchanged."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
-def gathered(state: Any) -> Any:
-    """The same state with every spread tensor whole; all workers must ask for it, in the same order."""
+def gather(state: Any) -> Any:
+    """Return the state with every sharded tensor gathered. All workers must call this together, in the same order."""
     if isinstance(state, Mapping):
-        return {key: gathered(value) for key, value in state.items()}
+        return {key: gather(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(gathered(value) for value in state)
-    return whole(state) if isinstance(state, Tensor) else state
+        return type(state)(gather(value) for value in state)
+    return full_tensor(state) if isinstance(state, Tensor) else state
 
 
-def spread(state: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of a module with every tensor spread as the one of its name in `like`."""
-    return {name: _alike(value, like[name]) if name in like else value for name, value in state.items()}
+def shard_like(state: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a module's state with every tensor sharded like the tensor of the same name in `like`."""
+    return {name: _shard_tensor(value, like[name]) if name in like else value for name, value in state.items()}
 
 
-def spread_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimiser with every moment spread as its parameter; they are numbered in their order."""
-    every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def shard_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimiser's state with every moment sharded like its parameter.
+
+    The state numbers the parameters in the order of the optimiser's groups.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
-        number: {name: _alike(value, every[number]) for name, value in one.items()}
-        for number, one in state["state"].items()
+        index: {name: _shard_tensor(value, parameters[index]) for name, value in values.items()}
+        for index, values in state["state"].items()
     }
     return {**state, "state": moments}
 
 
-def _alike(value: Any, like: Any) -> Any:
+def _shard_tensor(value: Any, like: Any) -> Any:
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
-    # every worker has read all of it: nothing needs to be sent
+    # every worker has loaded the whole state, so no rank needs to broadcast it
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

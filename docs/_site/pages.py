@@ -34,7 +34,7 @@ def on_config(config: Any) -> Any:
     others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
     place = next(index for index, entry in enumerate(nav) if "Decisions" in entry)
     nav[place:place] = [{"Topics": others}] if others else []
-    modules = [{".".join(filter(None, (package, folder))): name} for package, folder, name in packages()]
+    modules = [{".".join(filter(None, (package, *folder.split("/")))): name} for package, folder, name in packages()]
     nav.append({"Reference": [{"Parameters": "reference/params.md"}, *modules]})
     nav[place:place] = [{"Results": "results.md"}]
     nav.append({"What was tried": "tried.md"})
@@ -46,7 +46,7 @@ def on_files(files: Any, config: Any) -> Any:
     made = {"reference/params.md": parameters(), "tried.md": (ROOT / "LAB.md").read_text(encoding="utf-8")}
     made["results.md"] = results()
     for package, folder, name in packages():
-        lines = [f"# {'.'.join(filter(None, (package, folder)))}\n"]
+        lines = [f"# {'.'.join(filter(None, (package, *folder.split('/'))))}\n"]
         pattern = f"{package}/{folder}/*.py" if folder else f"{package}/*.py"
         for path in sorted(ROOT.glob(pattern)):
             if path.name != "__init__.py":
@@ -80,9 +80,9 @@ def results() -> str:
 def packages() -> Iterator[tuple[str, str, str]]:
     """Package, folder in it and page."""
     for package in PACKAGES:
-        folders = [path.parent.name for path in (ROOT / package).glob("*/__init__.py")]
-        for folder in ["", *sorted(folders)]:
-            yield package, folder, f"reference/{'-'.join(filter(None, (package, folder)))}.md"
+        folders = [path.parent.relative_to(ROOT / package).as_posix() for path in (ROOT / package).rglob("__init__.py")]
+        for folder in sorted("" if name == "." else name for name in folders):
+            yield package, folder, f"reference/{'-'.join(filter(None, (package, *folder.split('/'))))}.md"
 
 
 def parameters() -> str:

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import yaml
-from first_party import PACKAGES, Tree, needs
+from first_party import EXEMPT, PACKAGES, Tree, code_deps
 
 ROW: Final = "row"  # chooses the parameters; every command line has it whose stage takes rows of a table
+USAGE: Final = "usage"  # what the stages used; the stage that reads it does not add to it
 LOG: Final = "log"  # the run in MLflow, which the stage hands to main
 
 
@@ -142,15 +143,15 @@ def is_code(dep: str) -> bool:
 
 
 def _lies_of_code(tree: Tree, stage: Stage) -> Iterator[str]:
-    needed = needs(tree, stage.source)
-    packages = {f"{parent}/__init__.py" for name in needed for parent in PurePosixPath(name).parents}
-    named: set[str] = set()
-    for dep in filter(is_code, stage.deps):
-        inside = tree.below(dep) or {dep}
-        named |= inside
-        if surplus := sorted(inside - needed - packages):
-            yield f"{dep} is a superfluous dep: the stage does not import {', '.join(surplus)}"
-    if missing := sorted(needed - named):
+    right, named = code_deps(tree, stage.source), [dep for dep in stage.deps if is_code(dep)]
+    for dep in named:
+        if dep in EXEMPT:
+            yield f"{dep} is a superfluous dep: no output depends on it"
+        elif dep not in right and (inside := [name for name in right if name.startswith(f"{dep}/")]):
+            yield f"{dep} is no room; name {', '.join(inside)}"
+        elif dep not in right:
+            yield f"{dep} is a superfluous dep: it is no room that the stage imports from"
+    if missing := [name for name in right if name not in named]:
         yield (
             f"deps lack {', '.join(missing)}; `python tests/architecture/first_party.py {stage.module}` "
             "prints all that belong there"
@@ -201,10 +202,10 @@ def _lies_of_paths(stage: Stage, signature: Signature) -> Iterator[str]:
         if not re.fullmatch(r"\$\{[^}]*\}", dep)  # a folder that a parameter names, so the stage knows it from there
         and not any(_holds(dep, str(path)) for path in given)
     )
-    scores = (
-        f"metrics/{stage.module}/{[*stage.given.get(ROW, ()), stage.module][0]}.json"  # every stage writes this file
-    )
-    written = {*paths.get("out", ()), scores}
+    name = f"{stage.module}/{[*stage.given.get(ROW, ()), stage.module][0]}.json"
+    written = {*paths.get("out", ()), f"metrics/{name}"}  # every stage writes this file
+    if USAGE not in stage.given:
+        written.add(f"data/{USAGE}/{name}")
     yield from (
         f"the stage writes {path}, which is not among outs or metrics" for path in sorted(written - {*stage.outs})
     )

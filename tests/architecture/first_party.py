@@ -1,6 +1,6 @@
 """The source tree as text: which files there are, what each imports, and when. Nothing of it is imported.
 
-`python tests/architecture/first_party.py train` prints the code that belongs in the deps of `pipeline/train.py`.
+`python tests/architecture/first_party.py train` prints the rooms that belong in the deps of `pipeline/train.py`.
 """
 
 import ast
@@ -14,8 +14,35 @@ from typing import Final, Literal
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("components", "pipeline", "benchmarks")
 EVERYTHING: Final = (*PACKAGES, "tests")
-# what a stage shows while it works: nothing that it leaves depends on it, so a change of it makes nothing stale
-SHOWN: Final = frozenset({"pipeline/previews.py"})
+# from the bottom up: an import points down this list, or stays in its room; every file of code is in one of these rooms
+ROOMS: Final = (
+    "components/foundation",
+    "components/telemetry",
+    "components/weights.py",
+    "components/nn",
+    "components/datasets",
+    "components/video",
+    "components/simulation",
+    "components/sources",
+    "components/training",
+    "components/models",
+    "components/metrics",
+    "components/pictures",
+    "components/sampling",
+    "components/reporting",
+    "pipeline/runtime",
+    "pipeline/monitoring",
+    "pipeline/encoding",
+    "pipeline/fitting",
+    "pipeline/tuning",
+    "pipeline/checks",
+    "pipeline/jobs",
+    "pipeline/commands",
+    "pipeline",  # the stages, each a room of its own
+    "benchmarks",
+)
+# what a stage records, shows and checks: no output depends on it, so a change of it makes nothing stale
+EXEMPT: Final = ("components/telemetry", "pipeline/monitoring", "pipeline/checks")
 
 # when an import happens: while the file is imported, later or only if it can, or never (types only)
 Moment = Literal["import", "later", "typing"]
@@ -133,21 +160,35 @@ def plant(root: Path, files: Mapping[str, str]) -> Tree:
     return Tree.read(root)
 
 
+def room(path: str) -> str | None:
+    """The room that a file is in, the file itself for a stage; None where the plan has no place for it."""
+    parts = PurePosixPath(path).parts
+    if len(parts) == 2 and parts[0] == "pipeline":
+        return path
+    top = parts[0] if parts[0] == "benchmarks" and len(parts) == 2 else "/".join(parts[:2])
+    return top if top in ROOMS and (len(parts) > 2 or top in {path, "benchmarks"}) else None
+
+
+def floor(of: str) -> int:
+    """How high a room is in the list."""
+    return ROOMS.index(of if of in ROOMS else "pipeline")
+
+
+def exempt(path: str) -> bool:
+    """Whether no output depends on a file."""
+    return path.startswith(tuple(f"{name}/" for name in EXEMPT))
+
+
 def needs(tree: Tree, path: str) -> frozenset[str]:
     """The files of this tree that what a stage leaves depends on."""
-    closure = tree.closure(path, without=SHOWN)
+    closure = tree.closure(path, without=frozenset(filter(exempt, tree.sources)))
     return closure | tree.companions(closure)
 
 
 def code_deps(tree: Tree, path: str) -> list[str]:
-    """What a stage's deps say of code: folders where all of a folder is imported, else files; sorted."""
-    wanted = needs(tree, path)
-    deps = set(wanted)
-    folders = {str(parent) for name in wanted for parent in PurePosixPath(name).parents} - {".", *PACKAGES}
-    for folder in sorted(folders, key=len, reverse=True):
-        if tree.below(folder) <= wanted:
-            deps = {name for name in deps if not name.startswith(f"{folder}/")} | {folder}
-    return sorted(deps)
+    """What a stage's deps say of code: the rooms that it imports from, from the bottom up, and its own file."""
+    rooms = {found for name in needs(tree, path) if (found := room(name)) is not None}
+    return sorted(rooms, key=lambda found: (floor(found), found))
 
 
 @functools.cache
@@ -191,7 +232,11 @@ def _forgives(handler: ast.ExceptHandler) -> bool:
 
 
 if __name__ == "__main__":
-    stages = {PurePosixPath(path).stem: path for path in project().sources if path.startswith("pipeline/")}
+    stages = {
+        PurePosixPath(path).stem: path
+        for path in project().sources
+        if path.count("/") == 1 and path.startswith("pipeline/")
+    }
     if len(sys.argv) != 2 or sys.argv[1] not in stages:
         sys.exit(f"name one stage of pipeline/: {', '.join(stages)}")
     for line in code_deps(project(), stages[sys.argv[1]]):

@@ -1,4 +1,4 @@
-"""Every axis letter in a shape is one that notation.AXES explains."""
+"""Every axis letter in a shape is one that axes.AXES explains."""
 
 import ast
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from first_party import Source, Tree, plant, project
 
-NOTATION = "components/notation.py"
+NOTATION = "components/foundation/axes.py"
 
 
 def known_axes(tree: Tree) -> frozenset[str]:
@@ -64,7 +64,7 @@ def _strange(axis: str, known: frozenset[str]) -> str | None:
     for node in nodes:
         match node:
             case ast.Name(id=letter) if letter not in known:
-                return f"the axis {letter} is not in notation.AXES: use a letter from there"
+                return f"the axis {letter} is not in axes.AXES: use a letter from there"
             case ast.Constant(value=value) if type(value) is not int:
                 return f"the axis {axis} is not a letter or a whole number"
             case ast.expr() if not isinstance(node, ast.BinOp | ast.Name | ast.Constant):
@@ -84,7 +84,7 @@ START = "from jaxtyping import Float, UInt8, PyTree\n"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("def f(x: Float[Tensor, 'b z']): ...", "the axis z is not in notation.AXES"),
+        ("def f(x: Float[Tensor, 'b z']): ...", "the axis z is not in axes.AXES"),
         ("def f() -> UInt8[Tensor, 'b batch']: ...", "the axis batch is not in"),
         ("def f(x: Float[Tensor, 'b n*z']): ...", "the axis z is not in"),
         ("Frames = Float[Tensor, 'b z']", "the axis z is not in"),
@@ -98,16 +98,16 @@ START = "from jaxtyping import Float, UInt8, PyTree\n"
     ],
 )
 def test_a_strange_axis_is_found(tmp_path: Path, text: str, words: str) -> None:
-    tree = plant(tmp_path, {NOTATION: AXES, "components/flow.py": START + text})
+    tree = plant(tmp_path, {NOTATION: AXES, "components/weights.py": START + text})
     (problem,) = strange_axes(tree)
-    assert problem.startswith("components/flow.py:")
+    assert problem.startswith("components/weights.py:")
     assert words in problem
 
 
 @pytest.mark.parametrize("axes", ["b n c", "b ... c", "*s c", "b 3 4", "b 2*c n//4 n+1", "", "b (n-1)*c", "b _ _"])
 def test_a_right_axis_is_let_through(tmp_path: Path, axes: str) -> None:
     text = f"{START}def f(x: Float[Tensor, '{axes}'], y: dict[Literal['z'], PyTree[int, 'T']]):\n    '''Of Float[z.'''"
-    assert strange_axes(plant(tmp_path, {NOTATION: AXES, "components/flow.py": text})) == []
+    assert strange_axes(plant(tmp_path, {NOTATION: AXES, "components/weights.py": text})) == []
 
 
 def test_a_notation_without_its_table_is_found(tmp_path: Path) -> None:

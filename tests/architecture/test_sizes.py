@@ -154,20 +154,20 @@ def test_no_text_is_unfinished_or_names_a_folder_of_one_machine() -> None:
     ],
 )
 def test_what_is_too_big_is_found(tmp_path: Path, text: str, words: str) -> None:
-    (problem,) = too_big(plant(tmp_path, {"components/flow.py": text}))
+    (problem,) = too_big(plant(tmp_path, {"components/weights.py": text}))
     assert words in problem
 
 
 def test_what_just_fits_is_let_through(tmp_path: Path) -> None:
     function = "def f():\n" + "    x = 1\n" * (FUNCTION_LINES - 1)
     text = function + "x = 1\n" * (FILE_LINES - FUNCTION_LINES - 1) + f"x = '{'a' * 114}'"
-    assert too_big(plant(tmp_path, {"components/flow.py": text})) == []
+    assert too_big(plant(tmp_path, {"components/weights.py": text})) == []
 
 
 def test_annotations_made_strings_are_found(tmp_path: Path) -> None:
-    tree = plant(tmp_path, {"components/flow.py": '"""Flow."""\n\nfrom __future__ import annotations'})
+    tree = plant(tmp_path, {"components/weights.py": '"""Flow."""\n\nfrom __future__ import annotations'})
     (problem,) = late_annotations(tree)
-    assert problem.startswith("components/flow.py:3")
+    assert problem.startswith("components/weights.py:3")
 
 
 @pytest.mark.parametrize(
@@ -184,14 +184,14 @@ def test_annotations_made_strings_are_found(tmp_path: Path) -> None:
     ],
 )
 def test_a_default_is_found(tmp_path: Path, text: str) -> None:
-    (problem,) = defaults(plant(tmp_path, {"components/flow.py": text}))
+    (problem,) = defaults(plant(tmp_path, {"components/weights.py": text}))
     assert "A.x has a default" in problem
 
 
 def test_a_default_far_from_config_is_found(tmp_path: Path) -> None:
     files = {
-        "components/flow.py": "class B(Config):\n    y: int",
-        "components/masking.py": "class A(B):\n    x: int = 1",
+        "components/weights.py": "class B(Config):\n    y: int",
+        "components/nn/blocks.py": "class A(B):\n    x: int = 1",
     }
     assert len(defaults(plant(tmp_path, files))) == 1
 
@@ -206,7 +206,7 @@ def test_a_default_far_from_config_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_a_config_that_says_nothing_by_itself_is_let_through(tmp_path: Path, text: str) -> None:
-    assert defaults(plant(tmp_path, {"components/flow.py": text})) == []
+    assert defaults(plant(tmp_path, {"components/weights.py": text})) == []
 
 
 @pytest.mark.parametrize("line", ["# TODO later", "x = 1  # FIXME", "XXX: slow", "path = '/home/ada/x'", "cd /root/x"])

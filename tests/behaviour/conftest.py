@@ -5,12 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from components.masking import MaskConfig
-from components.models.canvas_vit import CanvasConfig
-from components.models.canvasmar import CanvasMAR, CanvasMARConfig
+from components.models.canvasmar.canvas_vit import CanvasConfig
+from components.models.canvasmar.model import CanvasMAR, CanvasMARConfig
+from components.models.canvasmar.reference import RelativeConfig
+from components.models.canvasmar.spatial_mar import SpatialConfig
+from components.models.canvasmar.temporal_vit import TemporalConfig
+from components.models.conditions.interface import ActionConfig
 from components.models.flow_head import FlowHeadConfig
-from components.models.spatial_mar import SpatialConfig
-from components.models.temporal_vit import TemporalConfig
+from components.models.masking import MaskConfig
 from components.sampling.frame import SamplerConfig
 
 LATENT = (3, 4, 4)
@@ -23,8 +25,14 @@ def tiny_config(
     encoder_depth: int = 1,
     group: int = 1,
     first_frame: bool = False,
+    change: bool = False,
+    history: int = 1,
+    local: bool = False,
+    relative: RelativeConfig | None = None,
+    condition: ActionConfig | None = None,
+    rows: int | None = None,
 ) -> CanvasMARConfig:
-    size = {"width": 16, "heads": 2}
+    size = {"width": 16, "heads": 2, "norm_first": False}
     return CanvasMARConfig(
         kind="canvasmar",
         latent=LATENT,
@@ -37,15 +45,22 @@ def tiny_config(
             canvas_weight=0.1,
             static_weight=0.1,
             static_scale=1.0,
+            change=change,
+            history=history,
+            own=0.0,
+            local=local,
         )
         if canvas
         else None,
-        spatial=SpatialConfig(**size, layers=3, encoder_depth=encoder_depth, block=block),
-        head=FlowHeadConfig(width=24, layers=2, repeats=2),
+        spatial=SpatialConfig(**size, layers=3, encoder_depth=encoder_depth, block=block, local=local),
+        head=FlowHeadConfig(width=24, layers=2, repeats=2, preconditioned=False),
         mask=MaskConfig(mean=1.0, std=0.25, low=0.7),
         drop=0.05,
         group=group,
         first_frame=first_frame,
+        relative=relative,
+        condition=condition,
+        rows=rows,
     )
 
 
@@ -77,5 +92,6 @@ def sampler() -> SamplerConfig:
     return SamplerConfig(
         sets=4, flow_steps=5, solver="euler", order="motion_aware", temperature=6.5,
         temporal_scale=1.2, canvas_scale=1.5, guidance="constant", frame_noise=0.3, canvas_noise=0.2,
+        noise_temperature=1.0,
         late_temperature=1.0,
     )  # fmt: skip

@@ -2,18 +2,19 @@
 
 import torch
 
-from components.config import parse
+from components.foundation.config import parse
+from components.foundation.randomness import Stream
 from components.models.kinds import Model
-from components.models.trained import Trained
-from components.randomness import Stream
+from components.models.trained import ModelDescription
 from components.sampling.frame import SamplerConfig
 from components.sampling.interface import FramePredictor
 from components.sampling.rollout import rollout
 from tests.behaviour.conftest import LATENT
 
 MASK = {"mean": 1.0, "std": 0.25, "low": 0.7}
-DECODER = {"width": 32, "heads": 2, "layers": 2, "extent": [8, 6, 6]}
-MASKED = {"latent": list(LATENT), "decoder": DECODER, "head": {"width": 24, "layers": 2, "repeats": 2}, "mask": MASK}
+DECODER = {"width": 32, "heads": 2, "layers": 2, "norm_first": False, "extent": [8, 6, 6]}
+HEAD = {"width": 24, "layers": 2, "repeats": 2, "preconditioned": False}
+MASKED = {"latent": list(LATENT), "decoder": DECODER, "head": HEAD, "mask": MASK}
 KINDS = {
     "videomar": {"kind": "videomar", **MASKED, "condition": None},
     "magi": {"kind": "magi", **MASKED, "history_levels": 5, "history_noise": 0.5},
@@ -29,10 +30,11 @@ def tiny(kind: str, **changes: object) -> Model:
         "autoencoder": "",
         "clips": "",
         "encoder": None,
+        "actions": None,
         "mean": [],
         "std": [],
     }
-    return parse(Trained, content, where="here").model.build()
+    return parse(ModelDescription, content, where="here").model.build()
 
 
 def opened(kind: str, **changes: object) -> Model:

@@ -18,16 +18,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from components.autoencoders.causal import CausalVAEConfig
-from components.config import parse, read_yaml
-from components.metrics.i3d import I3D
-from components.models.canvasmar import CanvasMARConfig
-from components.models.trained import Trained
-from components.randomness import Stream
+from components.foundation.config import parse, read_yaml
+from components.foundation.randomness import Stream
+from components.metrics.distances.i3d import I3D
+from components.models.canvasmar.model import CanvasMARConfig
+from components.models.trained import ModelDescription
+from components.nn.autoencoders.folded import CausalVAEConfig
 from components.sampling.frame import SamplerConfig, sample_frames
 from components.training.loop import Training
 from components.training.optimizer import RecipeConfig
-from pipeline.video_predictor import VideoPredictor
+from pipeline.commands.video_predictor import VideoPredictor
 from tests.behaviour.conftest import LATENT, tiny_config
 from tests.behaviour.families import KINDS, tiny
 from tests.pipeline.conftest import ROOT
@@ -63,11 +63,11 @@ def elsewhere() -> Iterator[None]:
     """Chance has shapes only; the number of visible tokens and the target, drawn on the CPU, are always the same."""
     with ExitStack() as stack:
         for name, value in {
-            "components.randomness.Stream._each": lambda self, shape, draw: torch.empty(
+            "components.foundation.randomness.Stream._each": lambda self, shape, draw: torch.empty(
                 len(self.samples), *shape, device=self.device
             ),
-            "components.masking.visible_count": lambda *_: 5,
-            "components.training.loop.shapes": lambda _: None,
+            "components.models.masking.visible_count": lambda *_: 5,
+            "components.training.loop.meta_copy": lambda _: None,
             "torch.randint": lambda *_, **__: 2,
         }.items():
             stack.enter_context(patch(name, value))
@@ -90,7 +90,7 @@ def build_of(kind: str) -> Callable[[], torch.nn.Module]:
 
 
 def sampled(kind: str) -> None:
-    content = small(read_yaml(ROOT / "params.yaml"))["samplers"]["default"]
+    content = small(read_yaml(ROOT / "presets" / "kuka.yaml"))["samplers"]["default"]
     sampler = parse(SamplerConfig, content | {"sets": 1 if kind == "full_frame" else 4}, where="here")
     model, context = made(build_of(kind)).eval(), torch.empty(3, 2, *LATENT, device=DEVICE)
     with Watching(), torch.no_grad():
@@ -100,7 +100,7 @@ def sampled(kind: str) -> None:
 
 
 def trained(kind: str) -> None:
-    content = small(read_yaml(ROOT / "params.yaml"))["recipes"]["model"]
+    content = small(read_yaml(ROOT / "presets" / "kuka.yaml"))["recipes"]["model"]
     recipe = parse(RecipeConfig, content | {"precision": "float32"}, where="here")
     training = Training(made(build_of(kind)), lambda module: module, recipe)
     training.averaged.update_parameters = lambda _: None  # torch's own, whose kernels for lists no invented device has
@@ -108,11 +108,11 @@ def trained(kind: str) -> None:
     with Watching():
         for _ in range(2):
             losses, norm = training.update((0, 1), clips)
-            training.window.add((0, 1), {"loss": losses.total, **losses.terms, "gradient_norm": norm})
+            training.monitor.add((0, 1), {"loss": losses.total, **losses.terms, "gradient_norm": norm})
 
 
 def coded(_: str) -> None:
-    content = small(read_yaml(ROOT / "params.yaml"))["autoencoders"]["kuka-vae"]
+    content = small(read_yaml(ROOT / "presets" / "kuka.yaml"))["autoencoders"]["kuka-vae"]
     vae = made(parse(CausalVAEConfig, content, where="here").build)
     with Watching(), torch.no_grad():
         vae.decode(vae.encode(torch.empty(2, 9, 3, 32, 32, device=DEVICE)).chunk(2, dim=2)[0])
@@ -126,16 +126,16 @@ def scored(_: str) -> None:
 
 def predicted(_: str) -> None:
     """From pixels on the CPU to pixels on the CPU; only the context is looked at for numbers that are not finite."""
-    params = small(read_yaml(ROOT / "params.yaml"))
+    params = small(read_yaml(ROOT / "presets" / "kuka.yaml"))
     content = params["autoencoders"]["kuka-vae"] | {"precision": "float32"}
     vae = made(parse(CausalVAEConfig, content, where="here").build).eval()
     shape = parse(CanvasMARConfig, params["models"]["canvas"], where="here")
     ones = (1.0,) * shape.latent[0]
-    named = Trained(model=shape, autoencoder="", clips="", encoder=None, mean=ones, std=ones)
+    named = ModelDescription(model=shape, autoencoder="", clips="", encoder=None, actions=None, mean=ones, std=ones)
     with (
         patch("torch.tensor", lambda numbers, device: torch.empty(len(numbers), device=device)),
         patch("torch.isfinite", lambda x: SimpleNamespace(all=lambda: True)),
-        patch("pipeline.video_predictor.probe", lambda *_: 5),
+        patch("pipeline.commands.video_predictor.probe", lambda *_: 5),
     ):
         predictor = VideoPredictor(vae, made(shape.build).eval(), named, torch.device(DEVICE))
         predictor.sampler = parse(SamplerConfig, params["samplers"]["default"], where="here")
@@ -143,10 +143,10 @@ def predicted(_: str) -> None:
         stream = Stream.of(0, (0, 1), f"{DEVICE}:0")
         whole = predictor.predict(clips[:, :1], 8, stream, predictor.sampler)
         predictor.canvases(clips, 1, stream, predictor.sampler)
-        given = predictor.prepare(clips[0, :1])
-        steps = [step.frame for step in predictor.stream(given, frames=4)]
-        glimpses = [each.frames for each in predictor.together([given, given], frames=4, seeds=(1, 2))]
-        assert {part.device.type for part in (whole.clips, *steps, *glimpses)} == {"cpu"}
+        context = predictor.prepare(clips[0, :1])
+        steps = [step.frame for step in predictor.stream(context, frames=4)]
+        parts = [each.frames for each in predictor.stream_batch([context, context], frames=4, seeds=(1, 2))]
+        assert {part.device.type for part in (whole.clips, *steps, *parts)} == {"cpu"}
 
 
 def copied(_: str) -> None:

@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from components import checkpoint
-from components.errors import InputError
+from components.foundation import checkpoint
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
 from components.models import trained
-from components.models.trained import Trained
-from components.randomness import Stream
+from components.models.trained import ModelDescription
 from components.sampling.interface import FramePredictor
 from components.sampling.rollout import rollout
 from components.training.loop import Data, Trainable, Training, fit
-from components.training.optimizer import Exempting, RecipeConfig
+from components.training.optimizer import HasNoWeightDecay, RecipeConfig
 from tests.behaviour.conftest import LATENT
 from tests.behaviour.families import KINDS, clips, opened, tiny
 
@@ -54,8 +54,8 @@ def test_the_past_does_not_see_the_future(kind):
 @EVERY
 def test_frames_remembered_one_by_one_are_frames_seen_together(kind):
     """The cache holds what one frame-causal pass over all frames gives, to 1e-5."""
-    from components.nn.attention import frame_causal
-    from components.nn.embeddings import patchify
+    from components.models.layers.attention import frame_causal
+    from components.models.layers.embeddings import patchify
 
     model, latents = opened(kind), clips()
     x = patchify(latents, 1)
@@ -129,7 +129,7 @@ def test_the_same_draws_give_the_same_losses_and_a_sample_draws_the_same_in_any_
 def test_the_tokens_that_are_supervised_are_those_that_the_loss_is_a_mean_of(kind, least):
     """Of 2 clips of 4 predicted frames of 16 tokens, 70 to 100 % are masked; full-frame diffusion learns all five."""
     model, latents = opened(kind), clips()
-    count = model.supervised(model.draw(latents, Stream.of(0, (0, 1))))
+    count = model.supervised_tokens(model.draw(latents, Stream.of(0, (0, 1))))
     assert least * 2 * 4 * 16 - 8 <= count <= max(1.25, least / 0.7) * 2 * 4 * 16
     assert kind != "full_frame" or count == 2 * 5 * 16
 
@@ -242,7 +242,7 @@ def test_the_loop_trains_it_as_any_other_model(kind):
     progress = list(fit(training, data))
     assert progress[-1].step == 4
     assert progress[-1].metrics["validation_flow"] > 0
-    if isinstance(model, Exempting):
+    if isinstance(model, HasNoWeightDecay):
         assert model.no_weight_decay() <= {name for name, _ in model.named_parameters()}
 
 
@@ -250,8 +250,10 @@ def test_the_loop_trains_it_as_any_other_model(kind):
 def test_a_stored_model_comes_back_as_its_kind_and_predicts_the_same(kind, one_set, tmp_path):
     model = opened(kind)
     checkpoint.save_weights(tmp_path / checkpoint.WEIGHTS, model.state_dict())
-    facts = Trained(model=model.config, autoencoder="a", clips="b", encoder=None, mean=(0.0,), std=(1.0,))
-    checkpoint.describe(tmp_path, facts)
+    description = ModelDescription(
+        model=model.config, autoencoder="a", clips="b", encoder=None, actions=None, mean=(0.0,), std=(1.0,)
+    )
+    checkpoint.describe(tmp_path, description)
     loaded, _ = trained.load(tmp_path, torch.device("cpu"))
     assert type(loaded) is type(model)
     assert torch.equal(video(loaded, one_set), video(model, one_set))

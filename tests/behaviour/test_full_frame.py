@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from components import flow
-from components.errors import InputError
-from components.nn.embeddings import patchify
-from components.randomness import Stream
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
+from components.models import flow
+from components.models.layers.embeddings import patchify
 from components.sampling.rollout import rollout
 from tests.behaviour.families import clips, opened
 
@@ -46,7 +46,7 @@ def test_without_history_a_frame_is_denoised_as_the_first_of_a_clip():
     order = torch.arange(16).expand(2, -1)
     stream = Stream.of(0, (0, 1))
     proposal = model.propose(model.remember(clips(2, 5), None), stream, frame_noise=0.0, canvas_noise=0.0)
-    start = model.decoder.begin()
+    start = model.decoder.initial_memory()
     (late, rich), (early,) = (
         model.embed(x[:, :0], order, memories, 16) for memories in (proposal.conditions, (start,))
     )
@@ -83,7 +83,7 @@ def test_a_video_comes_in_groups_and_ends_where_it_is_asked_to(sampler):
     steps = list(rollout(model, clips(2, 1), 4, Stream.of(0, (0, 1)), one_set))
     assert [step.latent.shape for step in steps] == [(2, 3, 4, 4)] * 4
     assert not torch.allclose(steps[0].latent, steps[1].latent)
-    with pytest.raises(InputError, match=r"model\.group is 0"):
+    with pytest.raises(InputError, match=r"model\.group is 0: it must be at least 1"):
         opened("full_frame", group=0)
 
 

@@ -6,8 +6,8 @@ import weakref
 import pytest
 import torch
 
-from components.randomness import Stream
-from components.sampling import frame, replay
+from components.foundation.randomness import Stream
+from components.sampling import cuda_graphs, frame
 from components.sampling.rollout import rollout
 from tests.behaviour.conftest import LATENT
 from tests.behaviour.families import KINDS, opened
@@ -37,7 +37,7 @@ def launched(monkeypatch):
 
     def launch(*asked, **more):
         with monkeypatch.context() as patch:
-            patch.setattr(frame, "replayed", lambda compute, model, *values: compute(model, *values))
+            patch.setattr(frame, "run_graphed", lambda compute, model, *values: compute(model, *values))
             return video(*asked, **more)
 
     return launch
@@ -47,8 +47,8 @@ def launched(monkeypatch):
 def recorded(monkeypatch):
     """How many recordings there are."""
     made = []
-    record = replay.Recording.__init__
-    monkeypatch.setattr(replay.Recording, "__init__", lambda self, *of: made.append(self) or record(self, *of))
+    record = cuda_graphs.Recording.__init__
+    monkeypatch.setattr(cuda_graphs.Recording, "__init__", lambda self, *of: made.append(self) or record(self, *of))
     return made
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from components import checkpoint
-from components.errors import InputError
-from components.models.canvasmar import CanvasMAR
-from components.models.spatial_mar import GroupAttention
-from components.randomness import Stream
+from components.foundation import checkpoint
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
+from components.models.canvasmar.model import CanvasMAR
+from components.models.canvasmar.spatial_mar import GroupAttention
 from components.sampling.rollout import rollout
 from tests.behaviour.conftest import LATENT, tiny_config
 
@@ -56,9 +56,9 @@ def test_a_group_begins_with_the_weights_file_of_the_model_of_single_frames(mode
     ("single", "new", "words"),
     [
         ({"canvas": False}, NEW, "it lacks canvas.blocks"),
-        ({"block": "plain"}, NEW, "in another size spatial.blocks"),
-        ({}, ("spatial.group_attention",), r"it lacks canvas.frame_heads.* list what is new in recipe.start.new"),
-        ({"group": 3}, NEW, "it has besides canvas.frame_heads.2"),
+        ({"block": "plain"}, NEW, "has another shape of spatial.blocks"),
+        ({}, ("spatial.group_attention",), r"it lacks canvas.frame_heads.* list the prefixes .* in recipe.start.new"),
+        ({"group": 3}, NEW, "it has the unknown canvas.frame_heads.2"),
     ],
 )
 def test_weights_that_no_group_can_begin_with_are_told_in_one_sentence(make, tmp_path, single, new, words):
@@ -105,7 +105,7 @@ def test_a_group_does_not_see_its_own_frames_or_later_ones(make):
     draws = model.draw(latents, CHANCE)
     told = []
     losses = model.canvas.losses
-    model.canvas.losses = lambda z_c, x: told.append(z_c) or losses(z_c, x)
+    model.canvas.losses = lambda z_c, canvas, x: told.append(z_c) or losses(z_c, canvas, x)
     model(latents, draws)
     model(changed, draws)
     assert torch.equal(told[0], told[1])
@@ -168,5 +168,5 @@ def test_the_first_frame_is_learned_from_nothing_and_leaves_the_others_as_they_a
 
 
 def test_the_first_frame_comes_alone():
-    with pytest.raises(InputError, match="the first frame comes alone"):
+    with pytest.raises(InputError, match=r"first_frame needs model\.group 1, not 2"):
         tiny_config(group=2, first_frame=True).build()

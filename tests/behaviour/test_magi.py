@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from components.errors import InputError
-from components.nn.attention import complete_forcing
-from components.nn.embeddings import patchify
-from components.randomness import Stream
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
+from components.models.layers.attention import complete_teacher_forcing
+from components.models.layers.embeddings import patchify
 from tests.behaviour.families import clips, opened, tiny
 
 
@@ -28,7 +28,7 @@ def quiet(model, latents):
 
 
 def test_masked_frames_see_the_clean_frames_before_them_and_themselves():
-    assert complete_forcing(2, 1, torch.device("cpu")).int().tolist() == [
+    assert complete_teacher_forcing(2, 1, torch.device("cpu")).int().tolist() == [
         [1, 0, 0, 0],
         [1, 1, 0, 0],
         [1, 0, 1, 0],
@@ -79,5 +79,5 @@ def test_levels_of_history_are_drawn_equally_often():
 
 @pytest.mark.parametrize("change", [{"history_levels": 0}, {"history_noise": 1.5}])
 def test_impossible_levels_are_told_in_one_sentence(change):
-    with pytest.raises(InputError, match=r"model\.history_levels is \d+ and model\.history_noise"):
+    with pytest.raises(InputError, match=r"model\.history_\w+ is [\d.]+: it must be at least"):
         tiny("magi", **change)

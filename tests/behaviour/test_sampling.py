@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from components import guidance, masking
-from components.errors import InputError
-from components.randomness import Stream
-from components.sampling.frame import sample_frames
+from components.foundation.config import parse, plain
+from components.foundation.errors import InputError
+from components.foundation.randomness import Stream
+from components.models import guidance, masking
+from components.sampling.frame import SamplerConfig, sample_frames
 from components.sampling.interface import FramePredictor
 from components.sampling.rollout import rollout
 from tests.behaviour.conftest import LATENT
@@ -84,7 +85,7 @@ def test_guidance_of_a_model_trained_without_dropping_is_refused(config, sampler
     one = {"temporal_scale": 1.0, "canvas_scale": 1.0}
     assert torch.isfinite(video(model, sampler.model_copy(update=one), frames=1)).all()
     for name in one:
-        with pytest.raises(InputError, match=r"trained with drop 0, .*_scale to 1, or train with model.drop above 0"):
+        with pytest.raises(InputError, match=r"trained with drop 0; .*_scale to 1, or train with model.drop above 0"):
             video(model, sampler.model_copy(update=one | {name: 1.5}), frames=1)
 
 
@@ -170,16 +171,18 @@ def test_sampling_set_by_set_equals_a_naive_loop_over_the_grid(model, sampler):
     ("change", "words"),
     [
         ({"sets": 17}, "16 tokens"),
-        ({"sets": 0}, "sampler.sets"),
+        ({"sets": 0}, "sets"),
         ({"flow_steps": 0}, "flow_steps"),
         ({"frame_noise": 1.5}, "frame_noise"),
+        ({"noise_temperature": 0.0}, "noise_temperature"),
+        ({"noise_temperature": 2.1}, "noise_temperature"),
         ({"late_temperature": 0.0}, "late_temperature"),
         ({"late_temperature": 1.1}, "late_temperature"),
     ],
 )
 def test_impossible_settings_are_told_in_one_sentence(model, sampler, change, words):
     with pytest.raises(InputError, match=words):
-        video(model, sampler.model_copy(update=change), frames=1)
+        video(model, parse(SamplerConfig, plain(sampler) | change, where="sampler"), frames=1)
 
 
 def test_a_context_with_nan_is_refused(model, sampler):
@@ -209,8 +212,8 @@ def test_a_long_rollout_goes_on_past_the_window_of_memory(model, sampler):
 
 def test_the_temperature_falls_from_one_frame_to_the_next_by_the_papers_formula(sampler):
     cooling = sampler.model_copy(update={"late_temperature": 0.9})
-    assert [cooling.heat(t) for t in range(5)] == pytest.approx([0.9 + 10 ** -(t + 1) for t in range(5)])
-    assert {sampler.heat(t) for t in range(5)} == {1.0}
+    assert [cooling.noise_scale(t) for t in range(5)] == pytest.approx([0.9 + 10 ** -(t + 1) for t in range(5)])
+    assert {sampler.noise_scale(t) for t in range(5)} == {1.0}
 
 
 def test_the_temperature_leaves_the_first_frame_alone_and_scales_the_noise_of_the_others(model, sampler):
@@ -220,3 +223,21 @@ def test_the_temperature_leaves_the_first_frame_alone_and_scales_the_noise_of_th
     assert not torch.allclose(warm[:, 1], cool[:, 1])
     model.velocity = lambda x, time, embeddings: tuple(torch.zeros_like(x) for _ in embeddings)  # noise stays noise
     torch.testing.assert_close(video(model, cooling)[:, 1], 0.91 * video(model, sampler)[:, 1])
+
+
+def test_the_noise_temperature_scales_the_noise_of_every_frame(model, sampler):
+    cool = sampler.model_copy(update={"noise_temperature": 0.5})
+    assert {cool.noise_scale(t) for t in range(5)} == {0.5}
+    both = cool.model_copy(update={"late_temperature": 0.9})
+    assert [both.noise_scale(t) for t in range(3)] == pytest.approx([0.5, 0.5 * 0.91, 0.5 * 0.901])
+    model.velocity = lambda x, time, embeddings: tuple(torch.zeros_like(x) for _ in embeddings)  # noise stays noise
+    warm, cool = (one.model_copy(update={"order": "random"}) for one in (sampler, cool))  # not led by the history
+    torch.testing.assert_close(video(model, cool), 0.5 * video(model, warm))
+
+
+def test_without_noise_samples_of_different_seeds_agree(model, sampler):
+    """The order and the canvas, the other places of chance, are fixed here."""
+    fixed = sampler.model_copy(update={"order": "greedy", "frame_noise": 0.0, "canvas_noise": 0.0})
+    cold = fixed.model_copy(update={"noise_temperature": 1e-6})
+    torch.testing.assert_close(video(model, cold, seed=0), video(model, cold, seed=1), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(video(model, fixed, seed=0), video(model, fixed, seed=1), atol=1e-3, rtol=1e-3)

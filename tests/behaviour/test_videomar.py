@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from components import checkpoint
-from components.models import videomar
-from components.nn.attention import frame_causal
-from components.nn.embeddings import patchify
-from components.randomness import Stream
+from components.foundation import checkpoint
+from components.foundation.randomness import Stream
+from components.models.layers.attention import frame_causal
+from components.models.layers.embeddings import patchify
+from components.models.relatives import videomar
 from components.sampling.rollout import rollout
 from tests.behaviour.families import clips, opened, tiny
 
@@ -92,7 +92,7 @@ class Uncached:
 
     def __init__(self, model):
         self.model = model
-        self.group, self.tokens, self.numbers = model.group, model.tokens, model.numbers
+        self.group, self.tokens, self.channels = model.group, model.tokens, model.channels
         self.velocity, self.frame = model.velocity, model.frame
         self.guidable, self.most_sets = model.guidable, model.most_sets
 
@@ -101,7 +101,7 @@ class Uncached:
 
     def propose(self, memory, stream, *, frame_noise, canvas_noise):
         constant = torch.ones(len(memory), self.tokens)
-        return SimpleNamespace(conditions=(memory,), staticness=constant, canvas=None, static_scale=1.0)
+        return SimpleNamespace(conditions=(memory,), staticness=constant, canvas=None, static_scale=1.0, reference=None)
 
     def embed(self, known, order, conditions, count):
         ((past,), model) = (conditions, self.model)
@@ -115,7 +115,9 @@ class Uncached:
 
 
 def test_25_frames_with_the_cache_are_those_without_it_at_a_fourth_of_the_arithmetic_or_less(sampler):
-    model = opened("videomar", decoder={"width": 32, "heads": 2, "layers": 2, "extent": [25, 6, 6]})
+    model = opened(
+        "videomar", decoder={"width": 32, "heads": 2, "layers": 2, "norm_first": False, "extent": [25, 6, 6]}
+    )
     plain = sampler.model_copy(update={"order": "random", "temporal_scale": 1.0, "flow_steps": 1})
     operations, videos = [], []
     for predictor in (model, Uncached(model)):

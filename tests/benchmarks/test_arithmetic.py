@@ -6,8 +6,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import arithmetic, choices, floor
-from components.models.canvasmar import CanvasMAR, CanvasMARConfig
-from components.randomness import Stream
+from components.foundation.randomness import Stream
+from components.models.canvasmar.model import CanvasMAR, CanvasMARConfig
 from components.sampling.frame import SamplerConfig, sample_frames
 from tests.behaviour.conftest import LATENT, tiny_config
 
@@ -31,9 +31,7 @@ class Counted(FlopCounterMode):
 
 
 def sampler(**changes: object) -> SamplerConfig:
-    return choices.entry("default", SamplerConfig, "samplers", "default").model_copy(
-        update={"flow_steps": 3, **changes}
-    )
+    return choices.entry("kuka", SamplerConfig, "samplers", "default").model_copy(update={"flow_steps": 3, **changes})
 
 
 def built(**options: object) -> tuple[CanvasMARConfig, CanvasMAR]:

@@ -11,8 +11,8 @@ import yaml
 
 from benchmarks import arithmetic, choices, clock, latents, sampling, table, training
 from benchmarks.choices import Choices
-from components import heap
-from components.randomness import Stream
+from components.foundation import allocator
+from components.foundation.randomness import Stream
 from components.sampling.frame import SamplerConfig
 from components.sampling.rollout import rollout
 from components.training.optimizer import RecipeConfig
@@ -24,11 +24,11 @@ RATE = 1e9
 
 @pytest.fixture
 def run() -> Choices:
-    return Choices("default", torch.device("cpu"), "float32", (1, 2), 1, True)
+    return Choices("kuka", torch.device("cpu"), "float32", (1, 2), 1, True)
 
 
 def samplers() -> tuple[SamplerConfig, SamplerConfig]:
-    default, fast = (choices.entry("default", SamplerConfig, "samplers", row) for row in ("default", "fast"))
+    default, fast = (choices.entry("kuka", SamplerConfig, "samplers", row) for row in ("default", "fast"))
     return default.model_copy(update={"flow_steps": 6}), fast.model_copy(update={"flow_steps": 2})
 
 
@@ -56,7 +56,7 @@ def test_the_sampling_table_has_a_full_row_for_every_case_with_the_operations_of
 def test_on_a_gpu_the_default_way_is_also_measured_with_its_kernels_launched_one_by_one(run):
     (launched,) = (case for case in sampling.cases(tiny_config(), *samplers(), 1, (4,), gpu=True) if not case.replays)
     model, asked = launched.model.build().eval(), []
-    with patch("components.sampling.frame.replayed", lambda *_: asked.append(1)):
+    with patch("components.sampling.frame.run_graphed", lambda *_: asked.append(1)):
         assert sampling.time(model, launched, 2, run).clip > 0
     assert launched.name == sampling.LAUNCHED
     assert not asked
@@ -82,7 +82,7 @@ def test_recomputing_the_history_gives_the_rollout_that_remembers():
 
 
 def test_the_training_table_has_a_full_row_with_and_without_a_canvas_at_each_batch(run):
-    recipe = choices.entry("default", RecipeConfig, "recipes", "model")
+    recipe = choices.entry("kuka", RecipeConfig, "recipes", "model")
     lines = training.rows(tiny_config(), recipe, run, RATE)
     assert [(line["case"], line["batch"]) for line in lines] == [
         ("canvas", 1), ("no canvas", 1), ("canvas", 2), ("no canvas", 2)
@@ -102,10 +102,10 @@ def test_the_training_table_has_a_full_row_with_and_without_a_canvas_at_each_bat
 
 
 def test_a_training_step_is_measured_with_its_own_number_of_visible_tokens(run):
-    recipe = choices.entry("default", RecipeConfig, "recipes", "model").model_copy(
+    recipe = choices.entry("kuka", RecipeConfig, "recipes", "model").model_copy(
         update={"batch": 1, "workers": 1, "precision": "float32"}
     )
-    several = Choices("default", run.device, "float32", (1,), 4, True)
+    several = Choices("kuka", run.device, "float32", (1,), 4, True)
     visible = [step.visible for step in training.steps(tiny_config(), recipe, 4, several)]
     assert len(visible) == 4
     assert len(set(visible)) > 1
@@ -118,7 +118,7 @@ def test_the_rate_of_matrix_products_is_a_rate():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the peak of a process's memory")
 def test_the_peak_of_memory_forgets_what_was_freed_and_sees_what_is_held():
     device = torch.device("cpu")
-    heap.keep()  # as every benchmark does
+    allocator.keep()  # as every benchmark does
     *_, last = [torch.ones(1_000_000) for _ in range(60)]  # what is freed lies below what is held, in the heap's middle
     torch.ones(50_000_000).sum()
     clock.forget_peak(device)
@@ -193,7 +193,7 @@ def test_the_plan_of_the_default_is_within_15_percent_of_the_work_and_memory_of_
 
 
 def test_encoding_is_measured_beside_the_bare_encoder(tmp_path):
-    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    params = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     measured = latents.measure("kuka-vae", tmp_path / "params.yaml", 8, 2, torch.device("cpu"))
     ours, bare, share = (row["clips/s"] for row in measured.rows)

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks import choices, comparison, families
 from benchmarks.choices import Choices
-from components.config import read_yaml
-from components.errors import InputError
+from components.foundation.config import read_yaml
+from components.foundation.errors import InputError
 from components.sampling.frame import SamplerConfig
 from tests.behaviour.conftest import tiny_config
 from tests.behaviour.families import opened
@@ -18,14 +18,14 @@ ROWS = list(read_yaml(families.PRESET)["experiments"])
 
 
 def test_every_family_gets_a_full_line_and_tokens_are_those_that_carry_the_loss(monkeypatch):
-    sampler = choices.entry("default", SamplerConfig, "samplers", "default").model_copy(update={"flow_steps": 5})
+    sampler = choices.entry("kuka", SamplerConfig, "samplers", "default").model_copy(update={"flow_steps": 5})
     monkeypatch.setattr(families, "FRAMES", 5)
     one = sampler.model_copy(update={"sets": 1, "order": "random"})
     several = [
         families.Family("canvas", tiny_config().build(), sampler, recipe()),
         families.Family("full-frame", opened("full_frame", group=2), one, recipe()),
     ]
-    run = Choices("default", torch.device("cpu"), "float32", (2,), 5, True)  # medians: the machine may be busy
+    run = Choices("kuka", torch.device("cpu"), "float32", (2,), 5, True)  # medians: the machine may be busy
     lines = families.measure(several, 2, 2, run)
     for line in lines:
         assert line.keys() == set(families.COLUMNS)
@@ -82,19 +82,19 @@ def test_the_document_has_every_row_names_what_is_missing_and_does_not_claim_an_
     assert f"| {ROWS[0]} | 1000 (900 to 1100) |" in written
     assert f"| {ROWS[1]} | – |" in written
     assert "| copy last frame | 900 |" in written
-    assert f"Not trained and evaluated yet: {', '.join(ROWS[1:])}" in written
-    assert f"the first frame of {ROWS[0]} comes 5.00 times as fast as {ROWS[-1]}'s" in written
+    assert f"Not evaluated yet: {', '.join(ROWS[1:])}" in written
+    assert f"{ROWS[0]} samples the first frame 5.00 times as fast as {ROWS[-1]}." in written
     assert not document.with_suffix(".png").exists()
     scored(folder, ROWS[1], 1050.0)
     comparison.compare(folder, measured, document)
-    assert "does not tell them apart" in document.read_text()
+    assert "cannot rank them" in document.read_text()
     assert document.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_document_without_marks_and_a_table_without_a_row_are_told_in_one_sentence(measured, tmp_path):
     document = tmp_path / "comparison.md"
     document.write_text("nothing")
-    with pytest.raises(InputError, match="has no lines"):
+    with pytest.raises(InputError, match="lacks the line"):
         comparison.compare(tmp_path, measured, document)
     content = json.loads(measured.read_text())
     measured.write_text(json.dumps({"rows": content["rows"][:-1]}))

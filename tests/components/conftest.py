@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components import weights
-from components.errors import InputError
+from components.foundation.errors import InputError
 
 DOWNLOADS = Path(__file__).parents[2] / ".state" / "downloads"
 

@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+# runs the code of the current folder, or else of PYTHONPATH; the installed script runs the code that pip knows
+CANVASMAR = (sys.executable, "-m", "pipeline.commands.cli")
 CODE = ("components", "pipeline", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
 
 
@@ -45,11 +47,14 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
     params["ablations"]["sets"] = {
         "dataset": "kuka",
         "autoencoder": "kuka-vae",
+        "experiment": "kuka-canvasmar",
+        "baseline": "kuka-no-canvas",
+        "sampler": "no-canvas",
         "protocol": "kuka",
         "along": "sets",
         "concurrent": 1,
         "arms": {
-            name: {"experiment": f"kuka-{row}", "sampler": "no-canvas", "space": {"sets": [2, 4]}, "against": against}
+            name: {"experiment": f"kuka-{row}", "space": {"sets": [2, 4]}, "against": against}
             for name, row, against in (("without", "no-canvas", None), ("with", "canvasmar", "without"))
         },
     }
@@ -66,7 +71,7 @@ def build(folder: Path) -> Path:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
-    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    params = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     (folder / "mlruns").mkdir()
     (folder / "mlruns" / ".gitignore").write_text("*\n", encoding="utf-8")

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 import yaml
 
-from components import checkpoint
-from components.autoencoders.causal import CausalVAEConfig
-from components.config import parse
-from components.models.trained import Trained
+from components.foundation import checkpoint
+from components.foundation.config import parse
+from components.models.trained import ModelDescription
+from components.nn.autoencoders.folded import CausalVAEConfig
 from tests.pipeline.conftest import ROOT, tiny
 
 
 def tables() -> dict[str, Any]:
     """Tiny parameters."""
-    return tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    return tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
 
 
 def write_models(folder: Path, frames: int) -> str:
@@ -25,7 +25,8 @@ def write_models(folder: Path, frames: int) -> str:
     _save(folder / "vae", vae.build(), vae)
     identity = checkpoint.identity(folder / "vae")
     content = {"model": tables()["models"]["canvas"], "autoencoder": identity, "clips": "c", "encoder": None}
-    trained = parse(Trained, content | {"mean": [0.0] * 4, "std": [1.0] * 4}, where="test")
+    content |= {"actions": None, "mean": [0.0] * 4, "std": [1.0] * 4}
+    trained = parse(ModelDescription, content, where="test")
     _save(folder / "model", trained.model.build(), trained)
     return identity
 

@@ -7,18 +7,22 @@ import pytest
 import torch
 import yaml
 
-from components import config
-from components.autoencoders.causal import CausalVAEConfig
-from components.errors import InputError
-from components.metrics.fvd import ProtocolConfig
-from components.models.canvasmar import CanvasMARConfig
-from components.models.trained import Trained
+from components.foundation import config
+from components.foundation.errors import InputError
+from components.metrics.distances.fvd import ProtocolConfig
+from components.metrics.scoring import Scorer
+from components.models.canvasmar.model import CanvasMARConfig
+from components.models.trained import ModelDescription
+from components.nn.autoencoders.folded import CausalVAEConfig
+from components.nn.lpips import LPIPS
+from components.sampling import batches
 from components.sampling.frame import SamplerConfig
-from pipeline import evaluate, hands, predictions
-from pipeline.predictor import Predictor
+from components.sampling.predictor import Predictor
+from pipeline import evaluate
+from pipeline.runtime import ray_map
 from tests.pipeline.conftest import ROOT, tiny
 
-PARAMS = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+PARAMS = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
 PROTOCOL = config.parse(ProtocolConfig, PARAMS["protocols"]["kuka"] | {"samples": 2}, where="protocol")
 SAMPLER = config.parse(SamplerConfig, PARAMS["samplers"]["default"], where="sampler")
 CONTEXT = torch.randint(0, 256, (3, 1, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -41,20 +45,22 @@ def predictor(model: str = "canvas") -> Counting:
     torch.manual_seed(0)
     vae = config.parse(CausalVAEConfig, PARAMS["autoencoders"]["kuka-vae"], where="vae")
     shape = config.parse(CanvasMARConfig, PARAMS["models"][model], where="model")
-    trained = Trained(model=shape, autoencoder="", clips="", encoder=None, mean=(0.0,) * 4, std=(1.0,) * 4)
+    trained = ModelDescription(
+        model=shape, autoencoder="", clips="", encoder=None, actions=None, mean=(0.0,) * 4, std=(1.0,) * 4
+    )
     device = torch.device("cpu")
     return Counting(vae.build().eval(), shape.build().eval().requires_grad_(False), trained, device)
 
 
 def predict(loaded: Counting, kept: Path) -> torch.Tensor:
     kept.mkdir(exist_ok=True)
-    found = predictions.predict(lambda: loaded, CONTEXT, predictions.Job(PROTOCOL, SAMPLER, kept), hands.ALONE)
+    found = batches.predict(lambda: loaded, CONTEXT, batches.PredictionJob(PROTOCOL, SAMPLER, kept), ray_map.INLINE)
     assert found.seconds() > 0
     return found.clips(0)
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was_and_ends_with_the_same_predictions(tmp_path, monkeypatch):
-    monkeypatch.setattr(predictions, "BATCH", 2)
+    monkeypatch.setattr(batches, "BATCH", 2)
     whole = predict(predictor(), tmp_path / "whole")
     assert len(whole) == 6
     stopped = predictor()
@@ -67,28 +73,38 @@ def test_an_interrupted_evaluation_goes_on_where_it_was_and_ends_with_the_same_p
 
 
 def test_one_field_of_some_predictions_is_what_all_of_them_hold_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(predictions, "BATCH", 2)
-    job = predictions.Job(PROTOCOL, SAMPLER, tmp_path)
-    found = predictions.predict(predictor, CONTEXT, job, hands.ALONE)
+    monkeypatch.setattr(batches, "BATCH", 2)
+    job = batches.PredictionJob(PROTOCOL, SAMPLER, tmp_path)
+    found = batches.predict(predictor, CONTEXT, job, ray_map.INLINE)
     picked = found.pick("clips", [5, 0])
     assert picked is not None
     assert torch.equal(picked, found.clips(0)[[5, 0]])
     assert found.pick("canvas", [1]) is not None
-    without = predictions.predict(
-        lambda: predictor("no-canvas"), CONTEXT, replace(job, kept=tmp_path / "x"), hands.ALONE
+    without = batches.predict(
+        lambda: predictor("no-canvas"), CONTEXT, replace(job, folder=tmp_path / "x"), ray_map.INLINE
     )
     assert without.pick("canvas", [1]) is None
 
 
-def test_what_was_left_of_other_parameters_is_not_gone_on_with(tmp_path):
-    first = predictions.unfinished(tmp_path, "row", {"sampler": 1})
-    (first / "00000000.safetensors").touch()
-    other_row = predictions.unfinished(tmp_path, "other", {"sampler": 1})
-    assert predictions.unfinished(tmp_path, "row", {"sampler": 1}) == first
-    assert list(first.iterdir())
-    assert predictions.unfinished(tmp_path, "row", {"sampler": 2}) != first
-    assert not first.exists()
-    assert other_row.exists()
+def test_predictions_of_other_clips_or_another_sampler_are_not_gone_on_with_and_damaged_ones_are_made_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    given = ({"model": "a"}, CONTEXT, PROTOCOL, SAMPLER)
+    first = batches.entry(*given)
+    whole = predict(predictor(), first.path)
+    assert batches.entry(*given) == first
+    others = [
+        ({"model": "b"}, CONTEXT, PROTOCOL, SAMPLER),
+        ({"model": "a"}, CONTEXT + 1, PROTOCOL, SAMPLER),
+        ({"model": "a"}, CONTEXT, PROTOCOL, SAMPLER.model_copy(update={"sets": 1})),
+    ]
+    assert all(batches.entry(*other).path != first.path for other in others)
+    (path,) = first.path.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    again = predictor()
+    assert torch.equal(predict(again, first.path), whole)
+    assert again.calls == 1
 
 
 def test_every_token_of_every_predicted_frame_is_in_the_reliability_table_and_no_canvas_has_none():
@@ -102,14 +118,14 @@ def test_every_token_of_every_predicted_frame_is_in_the_reliability_table_and_no
 
 def test_the_first_clips_are_shown_and_of_the_others_the_best_and_the_worst():
     errors = torch.tensor([9.0, 0.0, 5.0, 5.0, 3.0, 1.0, 8.0, 2.0, 7.0])
-    assert evaluate.picks(errors) == {
+    assert evaluate.gallery_clips(errors) == {
         **dict.fromkeys(range(4), "as it comes"),
         5: "least error",
         7: "least error",
         6: "largest error",
         8: "largest error",
     }
-    assert evaluate.picks(errors[:2]) == {0: "as it comes", 1: "as it comes"}
+    assert evaluate.gallery_clips(errors[:2]) == {0: "as it comes", 1: "as it comes"}
 
 
 class Short:
@@ -125,8 +141,31 @@ class Short:
 
 
 def test_a_protocol_longer_than_the_clips_is_refused_and_random_starts_are_drawn_from_each_video():
-    with pytest.raises(InputError, match="gives 1 frames and scores 12, but the clips have 10"):
-        evaluate.choose(Short(), PROTOCOL.model_copy(update={"frames": 12}))
-    drawn, _ = evaluate.choose(Short(), PROTOCOL.model_copy(update={"start": "random", "samples": 20}))
+    with pytest.raises(InputError, match="needs 1 context frames and scores 12, but the clips have 10 frames"):
+        evaluate.choose_clips(Short(), PROTOCOL.model_copy(update={"frames": 12}))
+    drawn, _ = evaluate.choose_clips(Short(), PROTOCOL.model_copy(update={"start": "random", "samples": 20}))
     assert len(drawn) == 80
     assert all(len({index // 2 for index in drawn[i : i + 20]}) == 1 for i in range(0, 80, 20))
+
+
+def test_the_last_frame_is_held_as_it_is_and_as_the_vae_returns_it_from_its_context():
+    torch.manual_seed(0)
+    loaded, net = predictor(), LPIPS("alex", 5)
+    protocol = PROTOCOL.model_copy(update={"context": 3, "frames": 10, "window": 5, "samples": 1, "resamples": 0})
+    whole = torch.randint(0, 256, (3, 13, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    scorer = Scorer(
+        protocol, whole[:, :3], whole[:, 3:], lambda clips, _: clips.float().mean(dim=(3, 4)).flatten(1), net
+    )
+    scored = evaluate.score_rows(loaded, scorer, whole[:, 3:], whole, whole[:2], "row")
+    lines = {one.line["name"]: one.line for one in scored}
+    assert list(lines) == ["row", "copy last frame", "copy last frame, VAE", "VAE reconstruction", "real against real"]
+    for name, frame in (("", whole[:, 2:3]), (", VAE", loaded.reconstruct(whole[:, :3])[:, 2:3])):
+        expected = scorer.score("x", frame.expand_as(scorer.truth).contiguous())
+        assert lines[f"copy last frame{name}"] == expected.line | {"name": f"copy last frame{name}"}
+    assert lines["copy last frame"]["psnr"] != lines["copy last frame, VAE"]["psnr"]
+    assert len(scored[2].windows) == 2
+    content = {"scores": [one.line for one in scored], "calibration": None, "milliseconds_per_frame": 1.0}
+    found = evaluate.summary(content)
+    assert found["fvd_copy_last_frame_VAE"] == lines["copy last frame, VAE"]["fvd"]
+    assert not any(set(key) & set(" ,") for key in found)
+    assert {"form_distance"} <= found.keys()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.data import video
+from components.video import video
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.untrained import build
 
@@ -44,8 +44,8 @@ def test_the_site_builds_without_a_broken_link_and_holds_every_parameter(tmp_pat
     text = (tmp_path / "site" / "reference" / "params" / "index.html").read_text(encoding="utf-8")
     for field in ("temporal_scale", "canvas_noise", "activation_checkpointing", "static_scale", "max_rejected"):
         assert f"<code>{field}</code>" in text
-    reference = (tmp_path / "site" / "reference" / "pipeline" / "index.html").read_text(encoding="utf-8")
-    assert "pipeline.video_predictor.VideoPredictor.stream" in reference
+    reference = (tmp_path / "site" / "reference" / "pipeline-commands" / "index.html").read_text(encoding="utf-8")
+    assert "pipeline.commands.video_predictor.VideoPredictor.stream" in reference
 
 
 @pytest.fixture(scope="module")

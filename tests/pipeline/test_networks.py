@@ -13,15 +13,26 @@ import pandas as pd
 import psutil
 import pytest
 
-from components.data import clips
-from tests.pipeline.conftest import free_port, run
-from tests.pipeline.test_clusters import Cluster, end, runs, wait_for
+from components.datasets import clips
+from tests.pipeline.conftest import CANVASMAR, free_port, run
+from tests.pipeline.runtime.test_clusters import Cluster, end, runs, wait_for
 from tests.pipeline.untrained import write_latents
 
 pytestmark = pytest.mark.slow
 HOSTS = {"left": "10.213.7.1", "right": "10.213.7.2"}
 PORT = 6399
-TRAIN = ("-m", "pipeline.train", "--row", "kuka-canvasmar", "--latents", "latents", "--autoencoder", "vae")
+TRAIN = (
+    "-m",
+    "pipeline.train",
+    "--row",
+    "kuka-canvasmar",
+    "--clips",
+    "clips/kuka",
+    "--latents",
+    "latents",
+    "--autoencoder",
+    "vae",
+)
 
 
 @dataclass
@@ -121,13 +132,13 @@ def test_code_alone_runs_on_another_machine_and_its_outputs_come_home(machines, 
     machines.start("left", "--head", "--port", str(PORT), "--num-cpus", "0", *place)
     machines.start("right", "--address", f"{HOSTS['left']}:{PORT}", "--num-cpus", "2")
     store = machines.serve_runs("left")
-    submit = (*inside("left"), sys.executable, "-m", "pipeline.submit", "--code-only", "--python", sys.executable)
+    submit = (*inside("left"), *CANVASMAR, "submit", "--code-only", "--python", sys.executable)
     done = subprocess.run(
         (*submit, "--cpus", "2", "preprocess@kuka"), cwd=project, capture_output=True, text=True,
         env=machines.shell(MLFLOW_TRACKING_URI=store), timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-4000:]}{done.stderr[-4000:]}"
-    assert "dvc.lock and metrics are home" in done.stdout
+    assert "dvc.lock and metrics are updated" in done.stdout
     assert not (project / "data").exists()
     run(project, "dvc", "pull", "simulate@kuka", "preprocess@kuka")
     assert clips.Clips.open(project / "data" / "clips" / "kuka", "train").hash

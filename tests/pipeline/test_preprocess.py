@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from components.config import read_yaml
-from components.data import cutting, sources
+from components.foundation.config import read_yaml
+from components.sources import cutting, sources
 from pipeline import preprocess
-from pipeline.stage import resolve
-from tests.components.data import official
+from pipeline.runtime.stage import resolve
+from tests.components.sources import official
 from tests.pipeline.conftest import environment, run
 
 PREPROCESS = ("python", "-m", "pipeline.preprocess", "--row", "kuka", "--out", "out")
@@ -21,27 +21,27 @@ VIDEOS = 160
 
 @pytest.mark.slow
 def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project: Path, edit, monkeypatch) -> None:
-    from components.data import video
+    from components.video import video
 
     for number in range(VIDEOS):
         video.write(project / "videos" / f"{number:03d}.mp4", official.film(number, 40), 25)
     split = {"kind": "hash", "val": 0.1, "test": 0.1}
     for name, value in {"path": "videos", "split": split, "shard": 1, "step": 10}.items():
         edit(project, f"datasets.kuka.{name}", value)
-    state = project / ".state" / "preprocess" / "out"
+    state = project / ".state" / "cache" / "clips"
     driver = subprocess.Popen(
         PREPROCESS, cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(state.glob("*.json")):
+    while time.monotonic() < deadline and not list(state.glob("*/*.json")):
         time.sleep(0.01)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    assert 0 < len(list(state.glob("*.json"))) < VIDEOS
+    assert 0 < len(list(state.glob("*/*.json"))) < VIDEOS
     assert not (project / "out").exists()
     done = run(project, *PREPROCESS)
-    assert f"of {VIDEOS} shards are there from a run that was stopped" in done.stdout
-    assert not state.exists()
+    assert f"of {VIDEOS} shards are complete" in done.stdout
+    assert not list(state.iterdir())
 
     monkeypatch.chdir(project)
     dataset = resolve(preprocess.Params, read_yaml(project / "params.yaml"), "datasets", "kuka").dataset

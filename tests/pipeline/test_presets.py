@@ -10,17 +10,18 @@ import pytest
 import torch
 import yaml
 
-from components.config import parse, plain, read_yaml
-from components.metrics.fvd import ProtocolConfig
-from components.models.canvasmar import CanvasMARConfig
+from components.foundation.config import parse, plain, read_yaml
+from components.metrics.distances.fvd import ProtocolConfig
+from components.models.canvasmar.model import CanvasMARConfig
+from components.models.conditions.interface import zero_clip
 from components.models.kinds import ModelConfig
-from components.sampling.ablation import points
 from components.sampling.frame import SamplerConfig
-from components.sampling.search import SamplingSearch, changed, proposals
 from components.training import plan
 from components.training.optimizer import RecipeConfig
 from pipeline import ablate, preprocess, train, train_vae
-from pipeline.stage import Experiment, resolve
+from pipeline.runtime.stage import Experiment, resolve
+from pipeline.tuning.ablation import points
+from pipeline.tuning.sampler_search import SamplingSearch, changed, suggester
 
 ROOT = Path(__file__).parents[2]
 PRESETS = ("bair", "ucf101", "kinetics600")
@@ -50,6 +51,7 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "evaluated (frames, side)": ((16, 64), (16, 256), (16, 64)),
 }
 VIDEOS = {"bair": 43_264, "ucf101": 9_537, "kinetics600": 400_000}  # of an epoch
+LENGTHS = {"bair": 30, "ucf101": 186, "kinetics600": 250}  # frames of a video; of UCF-101 and Kinetics on average
 MILLIONS = {"bair": (175.1, 146.8), "ucf101": (538.2, 437.4), "kinetics600": (739.7, 638.9), "kuka-gpu": (47.5, 40.4)}
 
 
@@ -81,10 +83,9 @@ class Row:
 
     def __init__(self, name: str, row: str) -> None:
         chosen = entry(Experiment, name, "experiments", row)
-        trained_on = tables(name)["autoencoders"][chosen.autoencoder]["dataset"]
         self.dataset, self.trained_on = (
             resolve(preprocess.Params, tables(name), "datasets", dataset).dataset
-            for dataset in (chosen.dataset, trained_on)
+            for dataset in (chosen.scored_on, chosen.dataset)
         )
         vae = resolve(train_vae.Params, tables(name), "autoencoders", chosen.autoencoder)
         self.autoencoder: Any = vae.autoencoder
@@ -118,15 +119,15 @@ def test_no_entry_is_left_over(name: str) -> None:
     content = tables(name)
     experiments = content["experiments"].values()
     vaes = content["autoencoders"].values()
-    arms = [arm for ablation in content["ablations"].values() for arm in ablation["arms"].values()]
+    ablations = content["ablations"].values()
     used = {
-        "datasets": {row["dataset"] for row in (*experiments, *vaes)},
+        "datasets": {row[key] for row in experiments for key in ("dataset", "scored_on")},
         "autoencoders": {row["autoencoder"] for row in experiments},
         "models": {row["model"] for row in experiments},
         "recipes": {row["recipe"] for row in (*experiments, *vaes)},
-        "samplers": {row["sampler"] for row in (*experiments, *arms)},
+        "samplers": {row["sampler"] for row in (*experiments, *ablations)},
         "searches": {row["search"] for row in experiments},
-        "protocols": {row["protocol"] for row in (*experiments, *content["ablations"].values())},
+        "protocols": {row["protocol"] for row in (*experiments, *ablations)},
     }
     assert {table: set(content[table]) - OFFERED.get(table, set()) for table in used} == used
 
@@ -142,8 +143,8 @@ def test_simulated_videos_lie_where_their_data_set_looks_for_them(name: str) -> 
 def test_clips_vae_model_and_protocol_fit_one_another(name: str, row: str) -> None:
     chosen = Row(name, row)
     trained_on = chosen.trained_on
-    if name != "long":  # whose rows are longer than what their autoencoder was trained on
-        assert tables(name)["autoencoders"][chosen.names.autoencoder]["dataset"] == chosen.names.dataset
+    assert tables(name)["autoencoders"][chosen.names.autoencoder]["dataset"] == chosen.names.dataset
+    assert (chosen.names.dataset == chosen.names.scored_on) == (name != "long")  # whose clips to score are longer
     assert (chosen.autoencoder.frames, chosen.autoencoder.resolution) == (trained_on.frames, trained_on.resolution)
     assert chosen.dataset.resolution == trained_on.resolution
     assert chosen.dataset.frames >= trained_on.frames
@@ -168,7 +169,7 @@ def test_models_build_and_recipes_samplers_and_searches_can_be_followed(name: st
     with torch.device("meta"):
         model = chosen.model.build()
     assert 1 <= chosen.sampler.sets <= model.tokens
-    tried = proposals(chosen.sampler, chosen.search).following([])
+    tried = suggester(chosen.sampler, chosen.search).suggest([])
     assert changed(chosen.sampler, tried[0]) == chosen.sampler
     assert len(tried) == chosen.search.trials
     for recipe in (chosen.recipe, chosen.vae_recipe):
@@ -180,9 +181,14 @@ def test_models_build_and_recipes_samplers_and_searches_can_be_followed(name: st
 
 @pytest.mark.parametrize("name", [name for name in FILES if name not in ("compare", "long", "videomar")])
 def test_a_model_with_a_canvas_stands_beside_the_same_without_it(name: str) -> None:
-    first, second = (Row(name, row) for row in tables(name)["experiments"])
+    first, second, *_ = (Row(name, row) for row in tables(name)["experiments"])
     assert first.model.canvas is not None
-    assert plain(second.model) == plain(first.model) | {"canvas": None}
+    both = plain(first.model), plain(second.model)
+    for content in both:  # what only a canvas can tell, and how many frames a step learns in the time that this saves
+        content["rows"] = None
+        if content["relative"] is not None:
+            content["relative"]["copy_still"] = None
+    assert both[1] == both[0] | {"canvas": None}
     assert first.recipe == second.recipe
     assert first.protocol == second.protocol
     assert first.autoencoder == second.autoencoder
@@ -199,12 +205,17 @@ def test_totals_are_those_that_are_told(name: str) -> None:
         assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(expected, rel=0.005)
 
 
-def test_long_rollouts_are_of_the_default_model_and_train_nothing() -> None:
-    default, long = (Row(name, "kuka-canvasmar") for name in ("default", "long"))
-    for trained in ("autoencoder", "vae_recipe", "model", "recipe"):
-        assert getattr(long, trained) == getattr(default, trained)
-    assert tables("long")["datasets"]["kuka"] == tables("default")["datasets"]["kuka"]
-    assert tables("long")["simulations"]["kuka"] == tables("default")["simulations"]["kuka"]
+def test_long_rollouts_are_scored_on_longer_videos_of_the_world_that_is_trained_on() -> None:
+    long = Row("long", "arm-canvasmar")
+    worlds = tables("long")["simulations"]
+    others = {"episodes", "frames", "seed"}
+    assert {key: value for key, value in worlds["arm"].items() if key not in others} == {
+        key: value for key, value in worlds["arm-long"].items() if key not in others
+    }
+    assert long.names.dataset == "arm"
+    assert long.names.scored_on == "arm-long"
+    assert long.protocol.frames == 64
+    assert long.dataset.frames == long.protocol.context + long.protocol.frames
 
 
 def test_the_comparison_holds_every_kind_of_model() -> None:
@@ -228,13 +239,13 @@ def test_the_trainings_of_the_comparison_take_as_much_arithmetic_as_canvasmars_w
         with torch.device("meta"):
             model = chosen.model.build()
         clip = torch.zeros(1, 9, *chosen.model.latent)
-        step = plan.flops(model, plan.draws(model, clip, 0, range(16)), clip)  # masks and targets differ by step
+        step = plan.flops(model, plan.draw_steps(model, clip, 0, range(16)), clip)  # masks and targets differ by step
         work[row] = chosen.recipe.steps * chosen.recipe.batch * step
     assert work == {row: pytest.approx(work["kuka-canvasmar"], rel=0.05) for row in work}
 
 
 def test_the_rows_of_the_comparison_differ_in_model_sampler_and_length_of_training_alone() -> None:
-    content, default = tables("compare"), tables("default")
+    content, default = tables("compare"), tables("kuka")
     rows = [
         {table: name for table, name in row.items() if table not in ("model", "sampler", "recipe")}
         for row in content["experiments"].values()
@@ -250,43 +261,30 @@ def test_the_rows_of_the_comparison_differ_in_model_sampler_and_length_of_traini
     assert content["samplers"]["default"] == default["samplers"]["default"]
 
 
-def test_the_ablation_is_the_papers_figure_with_the_data_and_models_of_the_default() -> None:
-    """Figure 3: sets for three arms without guidance, and four ways to guide; every arm asks for a trained row."""
+def test_the_ablation_is_the_papers_figure_and_trains_nothing_new() -> None:
+    """Figure 3: sets for three arms without guidance, and both branches of guidance, with the rows of the default."""
     content, default = tables("ablation"), tables("default")
-    own = dict.fromkeys(("recipes", "samplers", "ablations"))
+    own = dict.fromkeys(("samplers", "ablations"))
     assert content | own == default | own
-    times = (
-        "steps",
-        "warmup",
-        "ema",
-        "validate_every",
-        "checkpoint_every",
-    )  # longer trainings, and nothing else of them
-    for name, recipe in content["recipes"].items():
-        assert recipe["steps"] >= 3 * default["recipes"][name]["steps"]
-        assert recipe | dict.fromkeys(times) == default["recipes"][name] | dict.fromkeys(times)
     assert content["samplers"].items() > default["samplers"].items()
     found = {}
     for name in content["ablations"]:
         params = resolve(ablate.Params, content, "ablations", name)
-        found[name] = points(params.ablation, params.samplers)
+        found[name] = points(params.ablation, params.sampler)
         assert {point.experiment for point in found[name]} <= set(content["experiments"])
     curves = {(point.arm, point.experiment, point.sampler.order, point.sampler.sets) for point in found["sets"]}
     assert curves == {
         (*arm, sets)
-        for sets in (2, 4, 8, 16)
+        for sets in (1, 2, 4, 8, 16, 32)
         for arm in (
-            ("no canvas", "kuka-no-canvas", "random"),
-            ("canvas in random order", "kuka-canvasmar", "random"),
-            ("canvas in motion-aware order", "kuka-canvasmar", "motion_aware"),
+            ("no canvas", "push-no-canvas", "random"),
+            ("canvas in random order", "push-canvasmar", "random"),
+            ("canvas in motion-aware order", "push-canvasmar", "motion_aware"),
         )
     }
     assert {(point.sampler.temporal_scale, point.sampler.canvas_scale) for point in found["sets"]} == {(1.0, 1.0)}
-    scales = {point.arm: (point.sampler.temporal_scale, point.sampler.canvas_scale) for point in found["guidance"]}
-    assert list(scales.values()) == [(1.0, 1.0), (1.2, 1.0), (1.0, 1.5), (1.2, 1.5)]
-    assert {(point.sampler.solver, point.sampler.flow_steps) for point in found["solver"]} == {
-        ("euler", 30), *((solver, steps) for solver in ("euler", "adams_bashforth") for steps in (6, 8, 12))
-    }  # fmt: skip
+    scales = {(point.sampler.temporal_scale, point.sampler.canvas_scale) for point in found["guidance"]}
+    assert scales == {(1.0, 1.0), (1.0, 1.25), (1.0, 1.5), (1.0, 2.25), (1.2, 1.0), (1.2, 1.5)}
 
 
 def column(name: str) -> dict[str, Any]:
@@ -325,6 +323,19 @@ def test_the_papers_presets_hold_the_papers_table(name: str) -> None:
     assert column(name) == {line: values[PRESETS.index(name)] for line, values in TABLE.items()}
 
 
+@pytest.mark.parametrize(("name", "fewest"), [("bair", 14), ("ucf101", 6), ("kinetics600", 4)])
+def test_the_papers_presets_cut_several_clips_of_each_video(name: str, fewest: int) -> None:
+    dataset = Row(name, next(iter(tables(name)["experiments"]))).dataset
+    span = (dataset.frames - 1) * dataset.stride + 1
+    assert 1 + (LENGTHS[name] - span) // dataset.step == fewest
+
+
+def test_clips_are_scored_where_the_paper_takes_them() -> None:
+    """Appendix A: the first frame of each BAIR video, a random clip of each UCF-101 and Kinetics-600 video."""
+    starts = {name: {entry["start"] for entry in tables(name)["protocols"].values()} for name in PRESETS}
+    assert starts == {"bair": {"first"}, "ucf101": {"random"}, "kinetics600": {"random"}}
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_papers_presets_are_trained_as_the_paper_and_its_code_base_say(name: str) -> None:
     for row in tables(name)["experiments"]:
@@ -352,3 +363,13 @@ def test_the_presets_for_a_users_own_machine_need_no_videos_but_their_own() -> N
     for name in PRESETS:
         assert tables(name)["simulations"] == {}
         assert set(tables(name)["datasets"]) == {name}
+
+
+def test_the_work_of_every_model_of_the_default_can_be_counted_and_no_baseline_has_less() -> None:
+    """Counting follows every module, also those that run without gradients in scheduled sampling."""
+    work = {}
+    for name, row in tables("default")["experiments"].items():
+        model = Row("default", name).model.build().train()
+        clip = zero_clip(model.config, (11, *model.config.latent))
+        work[row["model"]] = plan.flops(plan.meta_copy(model), plan.draw_steps(model, clip, 0, range(2)), clip)
+    assert min(work.values()) > 0.9 * work["canvas"]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from components.config import parse, plain, read_yaml
-from components.metrics.fvd import ProtocolConfig
-from components.reporting import paper
+from components.foundation.config import parse, plain, read_yaml
+from components.metrics.distances.fvd import ProtocolConfig
+from components.reporting.tables import paper
 
 FOLDER = Path(__file__).parents[2] / "presets" / "protocols"
 # videos or clips, futures, given, scored, side: spec of the field, and of the paper's tables
@@ -36,7 +36,7 @@ def test_every_entry_is_named_as_its_key_and_is_what_the_field_does() -> None:
     for name, one in found.items():
         scored = one.frames + (one.context if one.context_scored else 0)
         assert (one.clips, one.samples, one.context, scored, one.resolution) == EXPECTED[name]
-        assert (one.start == "random") == ("debiased" in name)
+        assert (one.start == "first") == name.startswith("bair-standard")
 
 
 @pytest.mark.parametrize(

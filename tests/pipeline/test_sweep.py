@@ -12,16 +12,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from components import tracking
-from components.config import parse
-from components.data import clips as clip_files
-from components.data import latents as latent_files
-from components.data import shards
-from components.errors import InputError
-from components.metrics.i3d import I3D
+from components.datasets import clips as clip_files
+from components.datasets import latents as latent_files
+from components.datasets import shards
+from components.foundation.config import parse
+from components.foundation.errors import InputError
+from components.foundation.files import write_text
+from components.metrics.distances import features
+from components.metrics.distances.i3d import I3D
 from components.reporting.results import read_sweep
 from components.sampling.frame import SamplerConfig
-from pipeline import cluster, features, stage, sweep
+from components.telemetry import tracking
+from pipeline import ablate, sweep
+from pipeline.runtime import cluster, stage
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.parts import tables, write_models
 
@@ -39,7 +42,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     moments = {split: torch.randn(4, 6, 8, 4, 4) for split in ("train", "val")}
     written = [latent_files.write_shard(folder / "latents", split, 0, part) for split, part in moments.items()]
     key = latent_files.LatentKey(autoencoder=identity, clips="c", settings={})
-    latent_files.finish(folder / "latents", written, key)
+    latent_files.finish(folder / "latents", written, key, {})
     (folder / "weights").mkdir()
     network = I3D()
     for weight in network.parameters():
@@ -49,10 +52,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_clips(folder: Path) -> None:
-    written = [shards.write_rows(folder, "val", 0, torch.randint(0, 255, (VIDEOS, 11, 3, 32, 32), dtype=torch.uint8))]
-    lines = [",".join(clip_files.COLUMNS)] + [f"{index},val,0,{index},{index}.mp4,0" for index in range(VIDEOS)]
-    index = shards.write_text(folder / clip_files.INDEX, "\n".join(lines) + "\n")
+def write_clips(folder: Path, split: shards.Split = "val") -> None:
+    written = [shards.write_rows(folder, split, 0, torch.randint(0, 255, (VIDEOS, 11, 3, 32, 32), dtype=torch.uint8))]
+    lines = [",".join(clip_files.COLUMNS)] + [f"{index},{split},0,{index},{index}.mp4,0" for index in range(VIDEOS)]
+    index = write_text(folder / clip_files.INDEX, "\n".join(lines) + "\n")
     manifest = clip_files.ClipsManifest(
         shards=shards.ordered(written), counts=shards.counts(written), files={clip_files.INDEX: index}, frames=11,
         size=(32, 32), channels="rgb", cut={},
@@ -118,13 +121,33 @@ def test_optuna_over_ranges_gives_a_front_a_winner_and_the_same_table_again(here
     assert set(failed["status"]) <= {"failed"}
     assert metrics["trials_failed"] == len(failed)
     assert children(here, run) == ["FAILED"] * len(failed) + ["FINISHED"] * (6 - len(failed))
-    assert not list((here / ".state" / "searches").glob("search-*"))
+    assert not list((here / ".state" / "cache" / "search").iterdir())
     shutil.rmtree(here / ".state")
     _, again, _ = search(here, parts, "second", change)
     measured = ["milliseconds_per_frame", "front", "error"]
     pd.testing.assert_frame_equal(
         table.drop(columns=measured), pd.read_csv(again / "trials.csv").drop(columns=measured)
     )
+
+
+def test_an_ablation_samples_both_models_with_equal_draws(here: Path, parts: Path) -> None:
+    write_clips(here / "clips", "test")
+    content = tables()
+    params = stage.resolve(ablate.Params, content, "ablations", "sets")
+    (here / "out").mkdir()
+    with tracking.run("ablate@sets", root=here, tags={}, parameters={}) as log:
+        metrics = ablate.main(
+            params, clips=here / "clips", autoencoder=parts / "vae", experiment=parts / "model",
+            baseline=parts / "model", weights=parts / "weights", out=here / "out", log=log,
+        )  # fmt: skip
+    table = pd.read_csv(here / "out" / "table.csv")
+    assert metrics["points"] == len(table) == 4
+    assert set(table["status"]) == {"finished"}
+    assert table["experiment"].tolist() == ["kuka-no-canvas"] * 2 + ["kuka-canvasmar"] * 2
+    assert table["difference"].tolist()[2:] == [0.0, 0.0]  # the same weights under two names
+    assert table["fvd"][0] != table["fvd"][1]
+    assert not list((here / ".state" / "cache" / "ablation").iterdir())
+    assert children(here, log.id) == ["FINISHED"] * 4
 
 
 def children(here: Path, run: str) -> list[str]:
@@ -161,11 +184,11 @@ def test_a_search_over_training_scores_short_trainings_and_keeps_the_sampler(her
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        ({"recipe": {"learning": {"choices": [1]}}}, "has no setting recipe.learning; there is"),
-        ({"model": {"canvas": {"canvas_weight": {"choices": [1.0]}}}}, "take validation_flow"),
+        ({"recipe": {"learning": {"choices": [1]}}}, "has no setting recipe.learning; choose one of"),
+        ({"model": {"canvas": {"canvas_weight": {"choices": [1.0]}}}}, "use validation_flow"),
         ({"recipe": {"batch": {"choices": [0]}}}, "recipe.batch is 0"),
         ({"recipe": {"batch": {"choices": [2.5]}}}, "recipe.batch is 2.5"),
-        ({}, "the space of the search is empty"),
+        ({}, "the search space is empty"),
     ],
 )
 def test_a_training_that_cannot_be_searched_is_told_before_any_trial(
@@ -176,7 +199,7 @@ def test_a_training_that_cannot_be_searched_is_told_before_any_trial(
     assert words in str(caught.value)
 
 
-def test_an_objective_that_nobody_reports_is_told_before_any_trial(here: Path, parts: Path) -> None:
+def test_an_objective_that_the_training_does_not_report_raises_before_any_trial(here: Path, parts: Path) -> None:
     change = {"space": {"model": {"canvas": {"choices": [None]}}}, "objectives": ["validation_canvas"]}
-    with pytest.raises(InputError, match="nobody reports validation_canvas: this model's training has validation_loss"):
+    with pytest.raises(InputError, match="reports no validation_canvas; choose the objectives from validation_loss"):
         search(here, parts, "unreported", change, TRAINING)

@@ -10,18 +10,20 @@ import pytest
 import torch
 import yaml
 
-from components.randomness import Stream
+from components.datasets.annotations import Annotations
+from components.foundation.randomness import Stream
 from components.sampling.rollout import rollout
-from pipeline.video_predictor import VideoPredictor
-from tests.pipeline.conftest import run
+from pipeline.commands.video_predictor import VideoPredictor
+from tests.pipeline.conftest import CANVASMAR, run
 from tests.tiny_text import write_qwen2
 
 pytestmark = pytest.mark.slow
 ROW = "worded"
 MODEL = {
     "kind": "videomar", "latent": [4, 4, 4], "condition": {"kind": "label", "classes": ["few", "many"], "drop": 0.1},
-    "decoder": {"width": 32, "heads": 2, "layers": 2, "extent": [16, 8, 8]},
-    "head": {"width": 32, "layers": 1, "repeats": 2}, "mask": {"mean": 1.0, "std": 0.25, "low": 0.7},
+    "decoder": {"width": 32, "heads": 2, "layers": 2, "norm_first": False, "extent": [16, 8, 8]},
+    "head": {"width": 32, "layers": 1, "repeats": 2, "preconditioned": False},
+    "mask": {"mean": 1.0, "std": 0.25, "low": 0.7},
 }  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def worded(journey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["autoencoders"] = {"mine-vae": params["autoencoders"]["kuka-vae"] | {"dataset": "mine"}}
     params["models"]["words"] = MODEL
     params["samplers"]["words"] = params["samplers"]["no-canvas"] | {"temporal_scale": 2.0}
-    chosen = {"dataset": "mine", "autoencoder": "mine-vae", "model": "words", "sampler": "words"}
+    chosen = {"dataset": "mine", "scored_on": "mine", "autoencoder": "mine-vae", "model": "words", "sampler": "words"}
     params["experiments"] = {ROW: params["experiments"]["kuka-no-canvas"] | chosen}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     run(folder, "dvc", "repro", f"evaluate@{ROW}")
@@ -54,14 +56,16 @@ def predicted(folder: Path, words: str) -> torch.Tensor:
     """Latents, in which a model that has barely learned shows what pixels would round away."""
     with contextlib.chdir(folder):  # an encoder's folder is named from there
         loaded = VideoPredictor.open(folder, ROW, "cpu")
-        latents = torch.zeros(1, 1, *loaded.trained.model.latent)
-        frames = rollout(loaded.under([words]), latents, 2, Stream.of(0, (0,)), loaded.sampler)
+        latents = torch.zeros(1, 1, *loaded.description.model.latent)
+        frames = rollout(
+            loaded.conditioned_on(Annotations([words], None)), latents, 2, Stream.of(0, (0,)), loaded.sampler
+        )
         return torch.stack([frame.latent for frame in frames])
 
 
 def command(folder: Path, words: str) -> subprocess.CompletedProcess[str]:
     return run(
-        folder, "python", "-m", "pipeline.predict", str(next((folder / "videos" / "test").glob("*.mp4"))),
+        folder, *CANVASMAR, "predict", str(next((folder / "videos" / "test").glob("*.mp4"))),
         "--row", ROW, "--frames", "4", "--words", words, check=False,
     )  # fmt: skip
 
@@ -72,7 +76,7 @@ def test_labels_reach_the_clips_the_latents_the_training_and_the_prediction(word
     )
     assert clips == latents
     assert {"few", "many"} == {line.split(",")[2] for line in clips.splitlines()[1:]}
-    assert len(list((worded / ".state" / "conditions").iterdir())) == 1
+    assert len(list((worded / ".state" / "cache" / "conditions").glob("*/manifest.json"))) == 1
     assert torch.equal(predicted(worded, "few"), predicted(worded, "few"))
     assert not torch.equal(predicted(worded, "few"), predicted(worded, "many"))
     assert command(worded, "few").returncode == 0
@@ -95,10 +99,11 @@ def test_a_model_under_captions_is_trained_on_what_the_encoder_makes_of_them(wor
     text = {"kind": "text", "encoder": "qwen2", "tokens": 6, "numbers": 16, "drop": 0.1}
     edit(worded, "models.words.condition", text)
     run(worded, "dvc", "repro", "--single-item", f"train@{ROW}")
-    assert len(list((worded / ".state" / "conditions").iterdir())) == 2
+    assert len(list((worded / ".state" / "cache" / "conditions").glob("*/manifest.json"))) == 2
     assert not torch.equal(predicted(worded, "few things"), predicted(worded, "many things"))
     edit(worded, "models.words.condition", text | {"numbers": 8})
-    told = run(worded, "python", "-m", "pipeline.train", "--row", ROW, "--latents", "data/latents/mine-vae",
-               "--autoencoder", "data/autoencoders/mine-vae", "--out", "x", check=False)  # fmt: skip
+    told = run(worded, "python", "-m", "pipeline.train", "--row", ROW, "--clips", "data/clips/mine",
+               "--latents", "data/latents/mine-vae", "--autoencoder",
+               "data/autoencoders/mine-vae", "--out", "x", check=False)  # fmt: skip
     assert told.returncode == 2
-    assert "qwen2 gives 16 numbers a token, but model.condition.numbers is 8; set it to 16" in told.stderr
+    assert "qwen2 gives 16 channels per token, but model.condition.numbers is 8; set it to 16" in told.stderr

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 import yaml
 
-from components import checkpoint, config
-from components.autoencoders.causal import CausalVAEConfig
-from components.data import latents, video
-from components.models.canvasmar import CanvasMARConfig
-from components.models.trained import Trained
+from components.datasets import latents
+from components.foundation import checkpoint, config
+from components.models.canvasmar.model import CanvasMARConfig
+from components.models.trained import ModelDescription
+from components.nn.autoencoders.folded import CausalVAEConfig
+from components.video import video
 from tests.pipeline.conftest import ROOT, tiny
 
 
@@ -25,7 +26,7 @@ def scattered(module: torch.nn.Module) -> torch.nn.Module:
 
 def build(folder: Path, *, group: int = 1, vae_changes: dict | None = None) -> Path:
     """Rows with and without a canvas, and two videos of 20 frames."""
-    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    params = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
     data = folder / "data"
     vae = params["autoencoders"]["kuka-vae"] | (vae_changes or {})
     vae_config = config.parse(CausalVAEConfig, vae, where="vae")
@@ -36,7 +37,9 @@ def build(folder: Path, *, group: int = 1, vae_changes: dict | None = None) -> P
         ("kuka-no-canvas", "no-canvas", "no-canvas"),
     ):
         shape = config.parse(CanvasMARConfig, params["models"][model] | {"group": group}, where="model")
-        trained = Trained(model=shape, autoencoder=identity, clips="", encoder=None, mean=(0.1,) * 4, std=(0.9,) * 4)
+        trained = ModelDescription(
+            model=shape, autoencoder=identity, clips="", encoder=None, actions=None, mean=(0.1,) * 4, std=(0.9,) * 4
+        )
         save(data / "models" / row, shape.build(), trained)
         (data / "searches" / row).mkdir(parents=True)
         content = {"sampler": params["samplers"][sampler] | {"sets": 3}}
@@ -48,14 +51,16 @@ def build(folder: Path, *, group: int = 1, vae_changes: dict | None = None) -> P
 
 
 def write_latents(folder: Path, autoencoder: Path, clips: int = 16, frames: int = 5) -> None:
-    """Moments of noise, and the VAE with random weights that they are said to be of."""
-    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    """Moments of noise, the VAE with random weights that is said to have made them, and an empty folder of clips."""
+    params = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
     vae = config.parse(CausalVAEConfig, params["autoencoders"]["kuka-vae"], where="vae")
+    above = folder.parents[1] if folder.parent.name == "latents" else folder.parent
+    (above / "clips" / vae.dataset).mkdir(parents=True, exist_ok=True)
     save(autoencoder, vae.build(), vae)
     torch.manual_seed(0)
     reports = [latents.write_shard(folder, split, 0, torch.randn(clips, frames, 8, 4, 4)) for split in ("train", "val")]
     key = latents.LatentKey(autoencoder=checkpoint.identity(autoencoder), clips="b", settings={})
-    latents.finish(folder, reports, key)
+    latents.finish(folder, reports, key, {})
 
 
 def save(folder: Path, module: torch.nn.Module, description: config.Config) -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from components.errors import InputError
+from components.foundation.errors import InputError
 from components.metrics import motion
 
 
@@ -17,10 +17,10 @@ def test_the_motion_of_a_single_frame_is_an_input_error() -> None:
 
 
 def test_half_the_motion_is_half_and_what_has_stopped_is_counted() -> None:
-    told = motion.against(torch.tensor([4.0, 1.0, 0.0, 9.0]), torch.tensor([4.0, 8.0, 8.0, 8.0]))
+    told = motion.ratio_to_truth(torch.tensor([4.0, 1.0, 0.0, 9.0]), torch.tensor([4.0, 8.0, 8.0, 8.0]))
     assert told == {"motion_ratio": 0.5, "frozen": 0.25}
 
 
 def test_a_truth_that_stands_still_tells_nothing_of_motion_and_a_clip_of_it_is_not_counted_as_frozen() -> None:
-    assert motion.against(torch.tensor([1.0]), torch.tensor([0.0])) == {}
-    assert motion.against(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 2.0]))["frozen"] == 0
+    assert motion.ratio_to_truth(torch.tensor([1.0]), torch.tensor([0.0])) == {}
+    assert motion.ratio_to_truth(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 2.0]))["frozen"] == 0

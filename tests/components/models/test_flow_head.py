@@ -2,15 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from components import flow
+from components.models import flow
 from components.models.flow_head import FlowHead, FlowHeadConfig
 
-PAPER = FlowHeadConfig(width=1280, layers=3, repeats=4)
+PAPER = FlowHeadConfig(width=1280, layers=3, repeats=4, preconditioned=False)
 
 
-def head(*, opened: bool) -> FlowHead:
+def head(*, opened: bool, preconditioned: bool = False) -> FlowHead:
     torch.manual_seed(0)
-    module = FlowHead(FlowHeadConfig(width=24, layers=2, repeats=3), 3, 16)
+    module = FlowHead(FlowHeadConfig(width=24, layers=2, repeats=3, preconditioned=preconditioned), 3, 16)
     if opened:
         for parameter in module.parameters():
             if not parameter.any():
@@ -70,3 +70,42 @@ def test_the_velocity_depends_on_time_and_on_the_condition() -> None:
     velocity = module.velocity(x, torch.full((2, 5), 0.4), z)
     assert not torch.allclose(velocity, module.velocity(x, torch.full((2, 5), 0.401), z))
     assert not torch.allclose(velocity, module.velocity(x, torch.full((2, 5), 0.4), z + 0.1))
+
+
+def test_the_loss_with_a_scale_is_the_squared_error_times_the_squared_scale() -> None:
+    module = head(opened=True)
+    x, z, noise, time = torch.randn(2, 5, 3), torch.randn(2, 5, 16), torch.randn(2, 5, 3, 3), torch.rand(2, 5, 3)
+    scale, errors = torch.rand(2, 5, 3) + 0.1, []
+    for b, k, a in torch.cartesian_prod(torch.arange(2), torch.arange(5), torch.arange(3)).tolist():
+        point = flow.interpolate(x[b, k], noise[b, k, a], time[b, k, a])
+        velocity = module.velocity(point, time[b, k, a], module.condition(z[b, k]))
+        errors.append(scale[b, k].square() * (velocity - flow.velocity(x[b, k], noise[b, k, a])).square())
+    torch.testing.assert_close(module.loss(x, z, noise, time, scale), torch.stack(errors).mean())
+    torch.testing.assert_close(module.loss(x, z, noise, time, torch.ones(2, 5, 3)), module.loss(x, z, noise, time))
+
+
+def test_a_preconditioned_head_transports_unit_noise_to_unit_gaussian_tokens_before_training() -> None:
+    """The flow of Gaussian tokens is x (t^2 + (1 - t)^2)^0.5, which ends where it begins."""
+    module, noise = head(opened=False, preconditioned=True), torch.randn(1, 4000, 3)
+    condition = torch.randn(1, 4000, 24)
+    found = flow.integrate(lambda x, time: module.velocity(x, torch.full((1, 1), time), condition), noise, 200)
+    torch.testing.assert_close(found, noise, rtol=0.03, atol=0)
+    assert found.std().item() == pytest.approx(1.0, rel=0.03)
+
+
+@pytest.mark.parametrize("time", [0.1, 0.5, 0.8])
+def test_the_first_loss_of_a_preconditioned_head_is_the_variance_that_x_leaves(time: float) -> None:
+    """Var(noise - data | x) is 1 / (t^2 + (1 - t)^2), for tokens of a unit Gaussian."""
+    x, noise = torch.randn(4, 2000, 3), torch.randn(4, 2000, 2, 3)
+    module = head(opened=False, preconditioned=True)
+    found = module.loss(x, torch.randn(4, 2000, 16), noise, torch.full((4, 2000, 2), time))
+    assert found.item() == pytest.approx(1 / (time**2 + (1 - time) ** 2), rel=0.03)
+
+
+def test_the_correction_of_a_preconditioned_head_is_scaled_by_the_spread_that_x_leaves() -> None:
+    plain, preconditioned = head(opened=True), head(opened=True, preconditioned=True)
+    x, z = torch.randn(2, 5, 3), torch.randn(2, 5, 24)
+    for time in (0.0, 0.3, 1.0):
+        at, power = torch.full((1, 1), time), time**2 + (1 - time) ** 2
+        expected = x * (2 * time - 1) / power + plain.velocity(x, at, z) / power**0.5
+        torch.testing.assert_close(preconditioned.velocity(x, at, z), expected)

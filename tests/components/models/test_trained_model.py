@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from components import checkpoint
-from components.errors import InputError
+from components.foundation import checkpoint
+from components.foundation.errors import InputError
 from components.models import trained
-from components.models.canvasmar import CanvasMAR
-from components.models.trained import Trained
+from components.models.canvasmar.model import CanvasMAR
+from components.models.trained import ModelDescription
 from tests.behaviour.conftest import tiny_config
 
 CPU = torch.device("cpu")
@@ -18,19 +18,25 @@ def stored(folder: Path, *, canvas: bool = True) -> CanvasMAR:
     config = tiny_config(canvas=canvas)
     model = config.build()
     checkpoint.save_weights(folder / checkpoint.WEIGHTS, model.state_dict())
-    facts = Trained(
-        model=config, autoencoder="a1", clips="b2", encoder=None, mean=(0.0, 0.5, -1.0), std=(1.0, 2.0, 3.0)
+    description = ModelDescription(
+        model=config,
+        autoencoder="a1",
+        clips="b2",
+        encoder=None,
+        actions=None,
+        mean=(0.0, 0.5, -1.0),
+        std=(1.0, 2.0, 3.0),
     )
-    checkpoint.describe(folder, facts)
+    checkpoint.describe(folder, description)
     return model
 
 
 @pytest.mark.parametrize("canvas", [True, False])
 def test_a_model_comes_back_with_its_weights_and_with_what_they_belong_to(tmp_path: Path, canvas: bool) -> None:
     written = stored(tmp_path, canvas=canvas)
-    model, facts = trained.load(tmp_path, CPU)
+    model, description = trained.load(tmp_path, CPU)
     assert model.config == written.config
-    assert facts.mean == (0.0, 0.5, -1.0)
+    assert description.mean == (0.0, 0.5, -1.0)
     weights = model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in written.state_dict().items())
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from components.errors import InputError
+from components.foundation.errors import InputError
 from components.nn.lpips import LPIPS
 
 # the pairs of layers after which the published trunks pool, and whose outputs LPIPS compares

@@ -51,8 +51,8 @@ def write_gallery(folder, drawn=True, names=("a.mp4@0", "b.mp4@13"), **others):
         frames["staticness"] = np.linspace(0, 1, 32, dtype=np.float32).reshape(2, 4, 2, 2)
     kept = {key: value for key, value in (frames | others).items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)
-    words = {"names": json.dumps(names), "reasons": json.dumps(["as it comes", "largest error"])}
-    save_file(kept, folder / "gallery.safetensors", words)
+    text = {"names": names, "reasons": ["as it comes", "largest error"]}
+    save_file(kept, folder / "gallery.safetensors", {"text": json.dumps(text)})
 
 
 def write_trials(folder, **others):
@@ -84,13 +84,15 @@ def finished(tmp_path):
             "loss": [1.8, 1.2, 0.9],
             "validation_loss": [None, None, 1.0],
             "flow": [1, 0.5, 0.05],
+            "validation_flow_visible_000": [None, None, 0.9],
+            "validation_flow_visible_002": [None, None, 0.7],
         }
         (tmp_path / row / "training").mkdir()
         pd.DataFrame(history).to_csv(tmp_path / row / "training" / "history.csv", index=False)
     write_trials(tmp_path / "sweep")
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "manifest.json").write_text(json.dumps({"counts": {"train": 1536, "val": 64, "test": 64}}))
-    rejected = [{"split": "train", "video": "<b>odd</b>.mp4", "reason": "has 9 frames, a clip needs 17"}]
+    rejected = [{"split": "train", "video": "<b>odd</b>.mp4", "reason": "has 9 frames, but a clip needs 17"}]
     told = {"videos": 643, "rejected": rejected, "doubtful": []}
     (tmp_path / "clips" / "rejected.json").write_text(json.dumps(told))
     (tmp_path / "vae").mkdir()

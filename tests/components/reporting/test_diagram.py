@@ -25,5 +25,5 @@ def test_upright_is_tall_and_otherwise_wide():
 
 
 def test_a_station_that_is_not_on_the_journey_is_refused():
-    with pytest.raises(ValueError, match="no such station: tokens"):
+    with pytest.raises(ValueError, match="no such station in the diagram: tokens"):
         diagram.journey_svg({"tokens": "5"})

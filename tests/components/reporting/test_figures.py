@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from components.reporting import drift, figures, results
+from components.reporting import figures, results
+from components.reporting.tables import drift, visible
 
 
 @pytest.fixture
@@ -47,6 +48,11 @@ def test_each_row_has_its_own_colour_and_the_theme_its_paper(histories):
         assert {rgb(theme.paper), rgb(theme.palette[0]), rgb(theme.palette[1])} <= seen
 
 
+def test_the_loss_by_visible_tokens_has_a_line_in_each_rows_colour(histories):
+    seen = colours(figures.visible_curves(visible.curves(histories), figures.LIGHT))
+    assert {rgb(colour) for colour in figures.LIGHT.palette[:2]} <= seen
+
+
 def test_a_narrow_figure_stacks_its_panels(histories):
     wide = opened(figures.loss_curves(histories, figures.LIGHT))
     narrow = opened(figures.loss_curves(histories, figures.LIGHT, narrow=True))
@@ -72,7 +78,7 @@ def test_drift_has_a_panel_for_each_score_measured_and_a_line_for_each_model(eva
     seen = colours(figures.drift(lines, figures.LIGHT))
     assert {rgb(colour) for colour in figures.LIGHT.palette[:2]} <= seen
     windows = [
-        dataclasses.replace(one, numbers=one.numbers | {"fvd": 9.0, "ssim": 1.0}) for one in lines["with-canvas"]
+        dataclasses.replace(one, metrics=one.metrics | {"fvd": 9.0, "ssim": 1.0}) for one in lines["with-canvas"]
     ]
     assert (
         opened(figures.drift({"a": windows}, figures.LIGHT, narrow=True)).height
@@ -88,34 +94,3 @@ def test_a_full_grid_is_a_map_and_anything_else_panels(finished, builders):
     assert shows(grid, far)
     assert not shows(panels, far)
     assert opened(panels).height > opened(grid).height
-
-
-def ablation(**arms):
-    """A table of points: from an arm's name to the FVDs at 2, 4, ... sets."""
-    lines = [
-        {"arm": name.replace("_", " "), "sets": 2 ** (1 + place), "fvd": fvd, "fvd_low": fvd - 9, "fvd_high": fvd + 9}
-        for name, fvds in arms.items()
-        for place, fvd in enumerate(fvds)
-    ]
-    return pd.DataFrame(lines)
-
-
-def test_every_arm_of_an_ablation_is_a_line_in_its_colour_and_failed_points_are_left_out():
-    seen = colours(
-        figures.ablation(ablation(a=[30.0, 20.0], b=[np.nan, 15.0], c=[np.nan, np.nan]), "sets", figures.LIGHT)
-    )
-    blue, orange, green = (rgb(colour) for colour in figures.LIGHT.palette[:3])
-    assert {blue, orange} <= seen
-    assert green not in seen
-
-
-def test_arms_of_one_point_are_bars():
-    table = ablation(none=[30.0], temporal_alone=[20.0])
-    bars = figures.ablation(table, "canvas_scale", figures.LIGHT)
-    for colour in figures.LIGHT.palette[:2]:
-        assert shows(bars, [0.85 * part + 0.15 * 255 for part in rgb(colour)])
-
-
-def test_the_axis_of_an_ablation_may_be_words():
-    table = ablation(a=[30.0, 20.0]).assign(order=["random", "greedy"])
-    assert opened(figures.ablation(table, "order", figures.LIGHT, narrow=True)).format == "PNG"

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from components.errors import InputError
+from components.foundation.errors import InputError
 from components.reporting import page
 
 ROWS = ("with-canvas", "no-canvas")
@@ -23,8 +23,8 @@ def sources(root):
 def render(given, out, **others):
     texts = {
         "title": "A run & its <scores>",
-        "facts": {"data": {"size": [64, 64], "nested": {"deep": None}}},
-        "costs": [
+        "details": {"data": {"size": [64, 64], "nested": {"deep": None}}},
+        "usage": [
             {
                 "stage": "train",
                 "row": "no-canvas",
@@ -34,7 +34,7 @@ def render(given, out, **others):
                 "memory": 512.0,
                 "cpu_hours": 0.1,
                 "gpu_hours": 0.0,
-                "paid": "",
+                "cost": "",
                 "machine": "a",
             }
         ],
@@ -82,7 +82,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(finished, tmp_path):
     files = {path.name for path in (tmp_path / "out").iterdir()}
     clips = {f"gallery-{row}-{index}.{kind}" for row in ROWS for index in (0, 1) for kind in ("png", "webp")}
     figures = {"index.html", "journey.svg", "plots"}
-    figures |= {f"{name}.png" for name in ("loss", "scores", "drift", "latency", "calibration")}
+    figures |= {f"{name}.png" for name in ("loss", "visible", "scores", "drift", "latency", "calibration")}
     figures |= {f"sweep-{row}.png" for row in ROWS} | {"vae-arm-vae-0.png", "vae-arm-vae-1.png"}
     assert files == clips | figures
 
@@ -131,5 +131,5 @@ def test_the_page_begins_with_the_verdict_and_says_what_each_stage_took(finished
     html = render(sources(finished), tmp_path / "out")
     lead = "with-canvas has an FVD of 688 (641 to 735), the lowest of 2 models; next is no-canvas with 860 (641 to 735)"
     assert html.index(lead) < html.index("<nav>")
-    assert "clearly better than holding the last frame still at 1\u202f489" in html
+    assert "clearly better than repeating the last context frame, which scores 1\u202f489" in html
     assert '<td class="n">1 min 30 s</td>' in html

@@ -3,37 +3,38 @@ import json
 import numpy as np
 import pytest
 
-from components.errors import InputError
+from components.foundation.errors import InputError
+from components.pictures import records
 from components.reporting import results
 
 
 def test_a_finished_run_reads_back(finished):
     evaluation = results.read_evaluation(finished / "with-canvas" / "evaluation")
     assert [score.reference for score in evaluation.scores] == [False, True, True]
-    assert evaluation.scores[0].numbers["fvd"] == 688.4
+    assert evaluation.scores[0].metrics["fvd"] == 688.4
     assert evaluation.milliseconds_per_frame == 41.2
-    gallery = results.read_gallery(finished / "with-canvas" / "evaluation")
+    gallery = records.read_gallery(finished / "with-canvas" / "evaluation")
     assert gallery.names == ("a.mp4@0", "b.mp4@13")
-    assert results.read_gallery(finished / "no-canvas" / "evaluation").canvas is None
+    assert records.read_gallery(finished / "no-canvas" / "evaluation").canvas is None
     assert list(results.read_history(finished / "with-canvas" / "training")["step"]) == [20, 40, 60]
     sweep = results.read_sweep(finished / "sweep")
     assert (sweep.parameters, sweep.best) == (("canvas_scale", "temporal_scale"), "t1")
     videos = results.read_videos(finished / "clips")
     assert (videos.videos, videos.clips["train"], len(videos.rejected)) == (643, 1536, 1)
-    assert results.read_reconstructions(finished / "vae").names == ("clip 0", "clip 1")
+    assert records.read_reconstructions(finished / "vae").names == ("clip 0", "clip 1")
 
 
 def test_numbers_that_were_not_measured_are_absent(finished):
     evaluation = results.read_evaluation(finished / "with-canvas" / "evaluation")
-    assert "psnr" not in evaluation.scores[1].numbers
+    assert "psnr" not in evaluation.scores[1].metrics
 
 
 @pytest.mark.parametrize(
     ("read", "file"),
     [
         (results.read_evaluation, "scores.json"),
-        (results.read_gallery, "gallery.safetensors"),
-        (results.read_reconstructions, "reconstructions.safetensors"),
+        (records.read_gallery, "gallery.safetensors"),
+        (records.read_reconstructions, "reconstructions.safetensors"),
         (results.read_history, "history.csv"),
         (results.read_sweep, "trials.csv"),
         (results.read_videos, "manifest.json"),
@@ -52,11 +53,11 @@ def test_a_missing_or_damaged_file_is_named_in_one_sentence(tmp_path, read, file
     ("content", "told"),
     [
         ([], "must hold a mapping"),
-        ({"row": "x"}, "is not a table of scores"),
-        ({"row": "x", "protocol": {}, "sampler": {}, "scores": [{"fvd": 1.0}]}, "is not a table of scores"),
+        ({"row": "x"}, "does not have the format of scores.json"),
+        ({"row": "x", "protocol": {}, "sampler": {}, "scores": [{"fvd": 1.0}]}, "does not have the format"),
         (
             {"row": "x", "protocol": {}, "sampler": {}, "scores": [{"name": "m", "fvd": "low"}]},
-            "is not a table of scores",
+            "does not have the format",
         ),
         (
             {
@@ -67,7 +68,7 @@ def test_a_missing_or_damaged_file_is_named_in_one_sentence(tmp_path, read, file
                 "drift": [],
                 "calibration": None,
             },
-            "holds no score of a model",
+            "holds scores of references only",
         ),
     ],
 )
@@ -80,26 +81,26 @@ def test_scores_of_another_form_are_refused(tmp_path, content, told):
 @pytest.mark.parametrize(
     ("odd", "told"),
     [
-        ({"sample": np.zeros((2, 7, 3, 16, 16), np.uint8)}, "sample has the shape"),
-        ({"sample": None}, "holds no sample"),
+        ({"sample": np.zeros((2, 7, 3, 16, 16), np.uint8)}, "sample has shape .* but truth has"),
+        ({"sample": None}, "holds no tensor sample"),
         ({"truth": np.zeros((2, 8, 3, 16, 16), np.float32)}, "truth must be uint8 frames"),
-        ({"context": np.zeros((1, 1, 3, 16, 16), np.uint8)}, "are not of the same clips"),
-        ({"canvas": np.zeros((2, 4, 3, 8, 8), np.uint8)}, "are not of the same clips"),
-        ({"order": np.zeros((2, 4, 4), np.int32)}, "order .* is no map for each of 2 clips"),
+        ({"context": np.zeros((1, 1, 3, 16, 16), np.uint8)}, "context .* does not fit truth"),
+        ({"canvas": np.zeros((2, 4, 3, 8, 8), np.uint8)}, "canvas .* does not fit truth"),
+        ({"order": np.zeros((2, 4, 4), np.int32)}, r"order has shape .* not \(2, t, h, w\)"),
         ({"names": ("one",)}, "holds 2 clips and 1 names"),
     ],
 )
 def test_a_gallery_whose_parts_disagree_is_refused(tmp_path, builders, odd, told):
     builders["gallery"](tmp_path, **odd)
     with pytest.raises(InputError, match=told):
-        results.read_gallery(tmp_path)
+        records.read_gallery(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("loss\n1\n", "holds no steps"),
-        ("step,loss\n", "holds no steps"),
+        ("loss\n1\n", "has no column step, or no lines"),
+        ("step,loss\n", "has no column step, or no lines"),
         ("step,loss\n1,low\n", "the column loss holds"),
     ],
 )

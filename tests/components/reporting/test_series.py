@@ -21,6 +21,7 @@ def written(finished, tmp_path):
 def test_every_point_stands_on_a_line_of_its_own_with_its_row(written):
     assert written["training"].groupby("row")["loss"].apply(list)["no-canvas"] == [1.8, 1.2, 0.9]
     assert list(written["validation"]["validation_loss"]) == [1.0, 1.0]
+    assert written["visible"].groupby("row")["flow"].apply(list)["with-canvas"] == [0.9, 0.7]
     assert list(written["scores"]["row"]) == ["with-canvas", "real against real", "copy last frame", "no-canvas"]
     drifted = written["drift"]
     assert list(drifted[drifted["row"] == "with-canvas"]["frame"]) == [4, 8]

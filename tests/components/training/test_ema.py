@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from components.training.ema import averaged_state, build_ema
+from components.training.optimizer import averaged_state, build_ema
 
 
 def model() -> nn.Sequential:

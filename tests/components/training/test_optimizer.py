@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from components.config import parse
-from components.errors import InputError
+from components.foundation.config import parse
+from components.foundation.errors import InputError
 from components.training.optimizer import RecipeConfig, build_optimizer, build_schedule
 from tests.behaviour.conftest import tiny_config
 
@@ -105,20 +105,29 @@ def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
     assert rates(recipe(warmup=0))[0] == 0.5
 
 
+NOTHING = ("batch", "learning_rate", "frames", "resolution", "frame_noise", "canvas_noise")
+PHASE: dict[str, Any] = {**dict.fromkeys(NOTHING), "steps": 10}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"steps": 0}, "recipe.steps is 0; it must be at least 1"),
-        ({"batch": 0}, "recipe.batch is 0"),
-        ({"workers": 0}, "recipe.workers is 0"),
-        ({"log_every": 0}, "recipe.log_every is 0"),
-        ({"validate_every": -1}, "recipe.validate_every is -1"),
-        ({"checkpoint_every": 0}, "recipe.checkpoint_every is 0"),
-        ({"batch": 3, "workers": 4}, "recipe.batch is 3, of which 4 workers cannot have a clip each"),
-        ({"workers": [2, 1]}, r"recipe.workers is \(2, 1\); it must be at least 1, or \[fewest, most\]"),
-        ({"micro_batch": 0}, "recipe.micro_batch is 0; it must be at least 1, or null"),
-        ({"ema": 1.0}, "recipe.ema is 1.0"),
-        ({"ema": -0.1}, "recipe.ema is -0.1"),
+        ({"steps": 0}, "steps is 0: it must be at least 1"),
+        ({"batch": 0}, "batch is 0: it must"),
+        ({"workers": 0}, "workers is 0: it must be at least 1"),
+        ({"log_every": 0}, "log_every is 0: it must"),
+        ({"validate_every": -1}, "validate_every is -1: it must"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0: it must"),
+        ({"batch": 3, "workers": 4}, "recipe.batch is 3, too few for 4 workers"),
+        ({"workers": [2, 1]}, r"workers is \[2, 1\]: the first number must not exceed the second"),
+        ({"micro_batch": 0}, "micro_batch is 0: it must be at least 1"),
+        ({"ema": 1.0}, "ema is 1.0: it must be at least 0 and below 1"),
+        ({"ema": -0.1}, "ema is -0.1: it must be at least 0 and below 1"),
+        ({"clip": 0}, "clip is 0: it must be above 0"),
+        ({"clip": -1.0}, "clip is -1.0: it must be above 0"),
+        ({"learning_rate": -1}, "learning_rate is -1: it must be above 0"),
+        ({"warmup": -1}, "warmup is -1: it must be at least 0"),
+        ({"phases": [{**PHASE, "frame_noise": [0.5, 0.2]}]}, "phases.0.frame_noise is .* must not exceed the second"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_told_in_one_sentence(change: dict[str, Any], words: str) -> None:
@@ -126,18 +135,14 @@ def test_a_recipe_that_cannot_be_followed_is_told_in_one_sentence(change: dict[s
         recipe(**change).check()
 
 
-NOTHING = ("batch", "learning_rate", "frames", "resolution", "frame_noise", "canvas_noise")
-PHASE: dict[str, Any] = {**dict.fromkeys(NOTHING), "steps": 10}
-
-
 def test_without_phases_a_recipe_is_its_own_single_part() -> None:
-    (part,) = recipe().parts()
+    (part,) = recipe().resolved_phases()
     assert (part.name, part.recipe, part.frames, part.noise) == ("", recipe(), None, {})
 
 
 def test_a_phase_says_what_it_changes_and_the_recipe_the_rest() -> None:
     second = PHASE | {"steps": 20, "batch": 8, "learning_rate": 0.1, "frames": 3, "canvas_noise": [0.0, 0.1]}
-    parts = recipe(phases=[PHASE, second]).parts()
+    parts = recipe(phases=[PHASE, second]).resolved_phases()
     assert [part.name for part in parts] == ["phase 1 of 2", "phase 2 of 2"]
     assert parts[0].recipe == recipe(steps=10)
     assert parts[1].recipe == recipe(steps=20, batch=8, learning_rate=0.1)
@@ -146,13 +151,13 @@ def test_a_phase_says_what_it_changes_and_the_recipe_the_rest() -> None:
 
 
 def test_a_phase_of_another_resolution_has_as_many_latents_as_its_pixels_hold() -> None:
-    small, own = recipe(phases=[PHASE | {"resolution": [16, 32]}, PHASE]).parts()
-    assert small.latent((12, 8, 8), (64, 64)) == (12, 2, 4)
-    assert own.latent((12, 8, 8), (64, 64)) == (12, 8, 8)
+    small, own = recipe(phases=[PHASE | {"resolution": [16, 32]}, PHASE]).resolved_phases()
+    assert small.latent_shape((12, 8, 8), (64, 64)) == (12, 2, 4)
+    assert own.latent_shape((12, 8, 8), (64, 64)) == (12, 8, 8)
     for resolution in ([20, 32], [4, 32]):
-        phase, _ = recipe(phases=[PHASE | {"resolution": resolution}, PHASE]).parts()
-        with pytest.raises(InputError, match=r"phase 1 of 2 has resolution .* a latent covers \[8, 8\] pixels"):
-            phase.latent((12, 8, 8), (64, 64))
+        phase, _ = recipe(phases=[PHASE | {"resolution": resolution}, PHASE]).resolved_phases()
+        with pytest.raises(InputError, match=r"phase 1 of 2 has resolution .* a latent pixel covers \[8, 8\] pixels"):
+            phase.latent_shape((12, 8, 8), (64, 64))
 
 
 def test_the_last_phase_is_at_the_clips_own_resolution() -> None:
@@ -161,19 +166,19 @@ def test_the_last_phase_is_at_the_clips_own_resolution() -> None:
 
 
 def test_a_phase_that_cannot_be_followed_is_refused_with_its_recipe() -> None:
-    with pytest.raises(InputError, match=r"recipe\.batch is 3, of which 4 workers"):
+    with pytest.raises(InputError, match=r"recipe\.batch is 3, too few for 4 workers"):
         recipe(workers=4, phases=[PHASE, PHASE | {"batch": 3}]).check()
 
 
 def test_a_training_may_be_moved_to_other_workers_and_nothing_else_may_change() -> None:
     moved = recipe(workers=2, micro_batch=1, keep=5, activation_checkpointing=True, compile=True)
-    assert moved.lasting() == recipe().lasting()
+    assert moved.result_settings() == recipe().result_settings()
     for change in ({"seed": 1}, {"batch": 8}, {"precision": "bfloat16"}, {"log_every": 5}, {"steps": 50}):
-        assert recipe(**change).lasting() != recipe().lasting()
+        assert recipe(**change).result_settings() != recipe().result_settings()
 
 
 def test_a_number_of_workers_or_a_range_and_nothing_else() -> None:
-    assert recipe(workers=3, batch=8).team == (3, 3)
-    assert recipe(workers=[2, 4], batch=8).team == (2, 4)
+    assert recipe(workers=3, batch=8).num_workers == (3, 3)
+    assert recipe(workers=[2, 4], batch=8).num_workers == (2, 4)
     with pytest.raises(InputError, match="workers is 'many': Input should be a valid integer; workers is 'many': "):
         recipe(workers="many")

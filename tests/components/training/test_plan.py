@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.planned import Case, memory
-from components.config import parse
-from components.models.canvasmar import CanvasMARConfig
+from components.foundation.config import parse
+from components.models.canvasmar.model import CanvasMARConfig
 from components.training.loop import Training
-from components.training.plan import Plan, parameters, plan, terms
+from components.training.plan import Plan, loss_names, parameters, plan
 from tests.behaviour.conftest import LATENT, tiny_config
 from tests.components.training.test_loop import Linear, recipe
 
@@ -29,8 +29,8 @@ def test_the_work_of_a_linear_layer_is_what_one_counts_by_hand() -> None:
 
 def test_the_losses_that_a_training_will_report_are_those_of_a_real_step() -> None:
     training = Training(BUILD(), lambda model: model, recipe())
-    losses = training.losses(training.model, (0, 1), torch.zeros(2, *CLIP.shape[1:]), "here")
-    assert terms(BUILD, CLIP) == ["loss", *losses.terms]
+    losses = training.losses(training.model, torch.zeros(2, *CLIP.shape[1:]), training.stream((0, 1), "here"))
+    assert loss_names(BUILD, CLIP) == ["loss", *losses.terms]
 
 
 def test_the_planned_work_is_within_15_percent_of_what_real_steps_compute() -> None:
@@ -63,10 +63,10 @@ def test_the_parts_parameters_add_up_to_all() -> None:
 
 
 def test_nothing_is_exchanged_by_one_worker_and_a_ring_of_two_sends_every_gradient_once() -> None:
-    assert planned().exchanged == 0
+    assert planned().sent_bytes == 0
     weights = sum(planned().parameters.values())
-    assert planned(workers=2).exchanged == 4 * weights
-    assert planned(workers=2).memory["gradients on their way"] == 4 * weights
+    assert planned(workers=2).sent_bytes == 4 * weights
+    assert planned(workers=2).memory["all-reduce buffers"] == 4 * weights
 
 
 def working(**changes: Any) -> int:
@@ -86,20 +86,22 @@ def test_weights_averages_and_moments_are_four_bytes_a_number() -> None:
     assert (found.memory["weights"], found.memory["averaged weights"], found.memory["optimiser"]) == (
         weights, weights, 2 * weights,
     )  # fmt: skip
-    assert found.checkpoint == 4 * weights
+    assert found.checkpoint_bytes == 4 * weights
 
 
 def wide() -> CanvasMARConfig:
-    size = {"width": 128, "heads": 4}
+    size = {"width": 128, "heads": 4, "norm_first": False}
     whole = {
         "kind": "canvasmar", "latent": [12, 8, 8], "temporal": {**size, "layers": 3, "window": 9},
         "canvas": {
             **size, "layers": 2, "frame_noise": [0.2, 0.6], "canvas_noise": [0.0, 0.3], "canvas_weight": 0.1,
             "static_weight": 0.1, "static_scale": 1.0,
+            "change": False, "history": 1, "own": 0.0, "local": False,
         },
-        "spatial": {**size, "layers": 4, "encoder_depth": 1, "block": "expert_norm"},
-        "head": {"width": 192, "layers": 3, "repeats": 4}, "mask": {"mean": 1.0, "std": 0.25, "low": 0.7}, "drop": 0.05,
-        "group": 1, "first_frame": False,
+        "spatial": {**size, "layers": 4, "encoder_depth": 1, "block": "expert_norm", "local": False},
+        "head": {"width": 192, "layers": 3, "repeats": 4, "preconditioned": False},
+        "mask": {"mean": 1.0, "std": 0.25, "low": 0.7}, "drop": 0.05,
+        "group": 1, "first_frame": False, "relative": None, "condition": None, "rows": None,
     }  # fmt: skip
     return parse(CanvasMARConfig, whole, where="here")
 

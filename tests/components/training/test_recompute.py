@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.models.canvasmar import CanvasMARConfig
-from components.randomness import Stream
+from components.foundation.randomness import Stream
+from components.models.canvasmar.model import CanvasMARConfig
 from components.training.loop import Training
-from components.training.recompute import recompute
+from components.training.resources import checkpoint_activations
 from tests.behaviour.conftest import LATENT, tiny_config
 from tests.components.training.test_loop import recipe
 
@@ -43,7 +43,7 @@ def test_blocks_that_are_computed_again_keep_less() -> None:
     def kept(changed: bool) -> int:
         model, held = tiny_config().build(), []
         if changed:
-            recompute(model)
+            checkpoint_activations(model)
         draws = model.draw(CLIPS, Stream.of(0, range(4)))
         with torch.autograd.graph.saved_tensors_hooks(lambda x: held.append(x.numel()) or x, lambda x: x):
             model(CLIPS, draws)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from components.data.loading import share
+from components.datasets.loading import share
 from components.training.loop import Data, Training, fit
-from components.training.sharding import gathered, spread
+from components.training.sharding import gather, shard_like
 from tests.behaviour.conftest import LATENT, tiny_config
 from tests.components.training.test_loop import equal, recipe
 
@@ -90,8 +90,8 @@ def test_a_training_moves_from_one_worker_to_two_that_share_the_model_and_back(f
 
 def test_a_state_that_is_not_spread_stays_what_it_is() -> None:
     state = {"a": torch.ones(2), "b": [1, torch.zeros(1)], "c": "d"}
-    assert equal(gathered(state), state)
-    assert equal(spread(state, {"a": torch.zeros(2)}), state)
+    assert equal(gather(state), state)
+    assert equal(shard_like(state, {"a": torch.zeros(2)}), state)
 
 
 def layout(state: Any) -> Any:

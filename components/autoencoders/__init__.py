@@ -1,1 +1,0 @@
-"""From clips to moments, and from latents back to clips."""

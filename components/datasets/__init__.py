@@ -1,0 +1,1 @@
+"""Clips, latents and their annotations on disk, and the order in which they are read."""

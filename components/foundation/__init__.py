@@ -1,0 +1,1 @@
+"""The lowest layer, which all others may import: configuration, errors, checkpoints, randomness."""

@@ -1,0 +1,1 @@
+"""The cache of partial results and of products that several stages share."""

@@ -1,0 +1,1 @@
+"""What values of params.yaml may be: the ranges of numbers and the names of entries."""

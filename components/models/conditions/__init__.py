@@ -1,0 +1,1 @@
+"""Conditions of a model: class labels, texts or actions."""

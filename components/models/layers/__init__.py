@@ -1,0 +1,1 @@
+"""Layers of the models: attention, transformer blocks, positions."""

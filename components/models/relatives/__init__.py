@@ -1,0 +1,1 @@
+"""Models that CanvasMAR is compared with."""

@@ -1,0 +1,1 @@
+"""Video autoencoders: clips to moments, and latents to clips."""

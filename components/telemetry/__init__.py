@@ -1,0 +1,1 @@
+"""What is recorded of a run; it can never change an output."""

@@ -1,0 +1,109 @@
+"""What long work does, how far it is, how fast it goes and how long it still takes."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+QUIET_SECONDS = 20.0  # between lines where the output is a file
+
+
+class Meter:
+    """A bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, label: str, total: int, unit: str, bar: Progress | None) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self.first, self.note = 0, 0, ""
+        self.began = self.spoken = time.perf_counter()
+        self._bar = bar
+        self._task: TaskID | None = None if bar is None else bar.add_task(label, total=total, speed="")
+
+    def update(self, done: int, note: str = "") -> None:
+        """So many are done now; `note` stands behind the speed."""
+        if self.done == 0 and done > 1:
+            # resumed: what was done before says nothing of the speed
+            self.first, self.began = done, time.perf_counter()
+        self._show(done, note)
+
+    def _show(self, done: int, note: str) -> None:
+        self.done, self.note = done, note or self.note
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, speed=f"{self._speed()} {self.note}".strip())
+        elif self.done < self.total and time.perf_counter() - self.spoken > QUIET_SECONDS:  # the end is told once
+            self.spoken = time.perf_counter()
+            print(self.line(), flush=True)
+
+    def advance(self, count: int = 1) -> None:
+        """So many more are done."""
+        self._show(self.done + count, "")
+
+    def line(self) -> str:
+        """All of it in one line of text."""
+        rate = self._rate()
+        left = f", {_duration((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
+        return f"  {self.label}: {self.done}/{self.total} {self.unit}, {self._speed()}{left} {self.note}".rstrip()
+
+    def _rate(self) -> float:
+        return (self.done - self.first) / max(1e-9, time.perf_counter() - self.began)
+
+    def _speed(self) -> str:
+        rate = self._rate()
+        return f"{rate:.3g} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s each"
+
+
+@contextmanager
+def meter(label: str, total: int, unit: str) -> Iterator[Meter]:
+    """A meter for work of so many units."""
+    console = Console()
+    if not console.is_terminal:
+        quiet = Meter(label, total, unit, None)
+        yield quiet
+        print(quiet.line(), flush=True)
+        return
+    columns = (
+        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, redirect_stdout=True, redirect_stderr=True) as bar:
+        yield Meter(label, total, unit, bar)
+
+
+def track(items: Iterable[T], label: str, total: int, unit: str) -> Iterator[T]:
+    """The same items, metered."""
+    with meter(label, total, unit) as shown:
+        for item in items:
+            yield item
+            shown.advance()
+
+
+def say(text: str) -> None:
+    """A line for the person at the keyboard."""
+    print(_printable(text), flush=True)
+
+
+def complain(text: str) -> None:
+    """A line about what went wrong."""
+    print(_printable(text), file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """Return text that any terminal takes: bytes of file names that are not UTF-8 become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,399 @@
+"""MLflow runs: parameters, metrics, artifacts and provenance.
+
+Only this module and `registry` use mlflow, which is imported when a run is first opened. Once a run has begun, a
+failing tracking store never stops the caller: metrics stay buffered, and every other failure is logged as a warning.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+import psutil
+from jaxtyping import UInt8
+
+from components.foundation import workspace
+from components.foundation.errors import InputError
+
+EXPERIMENT: Final = "canvasmar"
+FLUSH_SECONDS: Final = 5.0
+SYSTEM_SECONDS: Final = 10.0
+LONGEST_PARAMETER: Final = 6000  # characters, MLflow's limit
+LONGEST_TAG: Final = 5000
+LONGEST_DIGEST: Final = 36
+LARGEST_BATCH: Final = 1000  # metrics per call; of parameters, a tenth as many
+
+_log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Figure(Protocol):
+    """An object that can draw itself into a file, such as a matplotlib figure."""
+
+    def savefig(self, fname: Path, **options: Any) -> object:
+        """Draw the figure into the file `fname`."""
+        ...
+
+
+def uri(root: Path) -> str:
+    """Return the tracking URI: MLFLOW_TRACKING_URI, or the SQLite file in the project's mlruns folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.runs(root)}/mlflow.db"
+
+
+def prepare(uri: str, root: Path) -> str:
+    """Return the id of the project's experiment, created if missing; safe to call from several processes at once.
+
+    Artifacts are stored beside the file of a SQLite store, in the mlruns folder for other databases, or where a server
+    decides. Runs of dead processes on this machine become KILLED. Raises InputError if the store cannot be used.
+    """
+    file = Path(uri.removeprefix("sqlite:///")).resolve()
+    folder = file.parent if uri.startswith("sqlite:") else workspace.runs(root)
+    # two processes that create the tables at the same time fail
+    lock = nullcontext() if _served(uri) else _locked(folder / ".prepare.lock")
+    with _usable(uri), lock:
+        client = connect(uri)
+        experiment = _experiment(client, None if _served(uri) else str(folder / "artifacts"))
+        _end_abandoned(client, experiment)
+    return experiment
+
+
+@contextmanager
+def run(
+    name: str, *, root: Path, tags: Mapping[str, str], parameters: Mapping[str, Any], parent: str | None = None
+) -> Iterator["Run"]:
+    """Open a run for the block. It ends as FINISHED, as FAILED after an exception, or as KILLED when interrupted.
+
+    `parameters` are flat (`config.flatten`); `parent` is the id of the parent run. MLflow's system metrics (CPU,
+    memory, GPU) are logged as well. Raises InputError if the store cannot be used.
+    """
+    where = uri(root)
+    experiment = prepare(where, root)
+    with _usable(where):
+        handle = _begin(RunHandle(where, experiment, "", parent), name, tags)
+    with _ended(Run(handle, watch=True), parameters) as begun:
+        yield begun
+
+
+@dataclass(frozen=True, slots=True)
+class RunHandle:
+    """The address of a run, which can be sent to other processes and machines."""
+
+    uri: str
+    experiment: str
+    run: str
+    parent: str | None
+
+    def open(self) -> "Run":
+        """Open the run in this process. Use it in a `with` block or close it; only its creator sets its status."""
+        return Run(self, watch=False)
+
+    @contextmanager
+    def child(self, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> Iterator["Run"]:
+        """Open a child run for the block. The block also runs, without logging, if the store is unreachable."""
+        handle = RunHandle(self.uri, self.experiment, "", self.run)
+        try:
+            handle = _begin(handle, name, tags or {})
+        except Exception as error:
+            _log.warning("cannot create the run %s in %s: %s", name, _shown(self.uri), _brief(error))
+        with _ended(Run(handle, watch=False), parameters) as begun:
+            yield begun
+
+
+class Run:
+    """An open run. A thread sends buffered metrics every few seconds; everything else is sent at once."""
+
+    def __init__(self, handle: RunHandle, *, watch: bool) -> None:
+        self.handle = handle
+        self._client = connect(handle.uri)
+        self._pending: list[tuple[str, float, int, int]] = []
+        self._lock, self._sending, self._over = threading.Lock(), threading.Lock(), threading.Event()
+        self._warned: set[str] = set()
+        self._monitor: Any = None
+        if watch:
+            self._attempt("system metrics", self._watch)
+        self._sender = threading.Thread(target=self._send_now_and_then, name="tracking", daemon=True)
+        self._sender.start()
+
+    @property
+    def id(self) -> str:
+        """MLflow's id of the run."""
+        return self.handle.run
+
+    @property
+    def link(self) -> str:
+        """URL of the run's page: on the tracking server, or in the UI that `make ui` starts for a local store."""
+        server = _shown(self.handle.uri) if _served(self.handle.uri) else "http://127.0.0.1:5000"
+        return f"{server}/#/experiments/{self.handle.experiment}/runs/{self.id}"
+
+    def metrics(self, values: Mapping[str, float | int], step: int | None = None) -> None:
+        """Buffer metrics of a step, or of the whole run if `step` is None."""
+        now = int(time.time() * 1000)
+        rows = [(re.sub(r"[^/\w.\- ]", "_", key), float(value), now, step or 0) for key, value in values.items()]
+        with self._lock:
+            self._pending += rows
+
+    def artifact(self, path: Path, folder: str = "") -> bool:
+        """Copy a file or folder into the run's artifacts, below `folder` if given. Return False if that failed."""
+        send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        return self._attempt("artifacts", lambda: send(self.id, str(path), folder or None))
+
+    def image(self, picture: UInt8[np.ndarray, "h w 3"], key: str, step: int) -> bool:
+        """Log an image of a step; the UI has a slider over the steps. Return False if logging failed."""
+        return self._attempt("images", lambda: self._client.log_image(self.id, picture, key=key, step=step))
+
+    def figure(self, figure: Figure, path: str) -> None:
+        """Save a matplotlib figure as the artifact `path`, such as `figures/loss.png`."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / Path(path).name
+            figure.savefig(file)
+            self.artifact(file, Path(path).parent.as_posix().removeprefix("."))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of the run, which the UI can search."""
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(key, str(value)[:LONGEST_TAG]) for key, value in values.items()]
+        self._attempt("tags", lambda: self._client.log_batch(self.id, tags=entries))
+
+    def dataset(self, name: str, source: str, digest: str, context: str) -> None:
+        """Log a dataset that the run read: its location, its hash and its use (`context`), such as `training`."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = Dataset(name, digest[:LONGEST_DIGEST], "local", json.dumps({"uri": source}))
+        read = DatasetInput(data, [InputTag("mlflow.data.context", context)])
+        self._attempt("datasets", lambda: self._client.log_inputs(self.id, datasets=[read]))
+
+    def flush(self) -> bool:
+        """Send the buffered metrics. Return False if some stay buffered because the store is unreachable."""
+        from mlflow.entities import Metric
+
+        with self._sending:  # one sender at a time, or the thread and the caller would send rows twice
+            while self._pending:
+                with self._lock:
+                    rows = self._pending[:LARGEST_BATCH]
+                batch = [Metric(*row) for row in rows]
+                if not self._attempt("metrics", partial(self._client.log_batch, self.id, metrics=batch)):
+                    return False
+                with self._lock:
+                    del self._pending[: len(rows)]
+        return True
+
+    def close(self, status: str | None = None) -> None:
+        """Send the remaining metrics. A status (FINISHED, FAILED, KILLED) also ends the run and kills open children."""
+        self._over.set()
+        self._sender.join()
+        if not self.flush():
+            _log.warning("lost %d metrics of run %s: cannot reach the tracking store", len(self._pending), self.id)
+        if self._monitor is not None:
+            self._monitor.finish()
+        if status is not None:
+            self._attempt("status of children", lambda: _end_children(self._client, self.handle.experiment, self.id))
+            self._attempt("final status", lambda: self._client.set_terminated(self.id, status))
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _parameters(self, values: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        texts = {
+            key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in values.items()
+        }
+        if any(len(text) > LONGEST_PARAMETER for text in texts.values()):
+            self._attempt("parameters", lambda: self._client.log_dict(self.id, texts, "parameters.json"))
+        entries = [Param(key, text[:LONGEST_PARAMETER]) for key, text in texts.items()]
+        for start in range(0, len(entries), LARGEST_BATCH // 10):
+            part = entries[start : start + LARGEST_BATCH // 10]
+            self._attempt("parameters", partial(self._client.log_batch, self.id, params=part))
+
+    def _watch(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(self.id, SYSTEM_SECONDS, tracking_uri=self.handle.uri)
+        self._monitor.start()
+
+    def _send_now_and_then(self) -> None:
+        while not self._over.wait(FLUSH_SECONDS):
+            self.flush()
+
+    def _attempt(self, what: str, action: Callable[[], object]) -> bool:
+        try:
+            action()
+        except Exception as error:  # a failing store must not stop the caller
+            if what not in self._warned:
+                store = _shown(self.handle.uri)
+                _log.warning("cannot log %s of run %s to %s: %s", what, self.id, store, _brief(error))
+            self._warned.add(what)
+            return False
+        self._warned.discard(what)
+        return True
+
+
+def provenance(root: Path) -> dict[str, str]:
+    """Return the provenance of a run as tags: commit, stage, versions and machine. Unknown values are omitted."""
+    git, lock = ("git", "-C", str(root)), root / "dvc.lock"
+    changes = _output(*git, "status", "--porcelain")
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata", {}).get("job_submission_id")
+    found = {
+        "commit": _output(*git, "rev-parse", "HEAD"),
+        "dirty": None if changes is None else str(bool(changes)).lower(),
+        "dvc_lock": hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else None,
+        "dvc_stage": os.environ.get("DVC_STAGE"),
+        "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
+        "ray_job": job or os.environ.get("RAY_JOB_ID"),
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "ray": _version("ray"),
+        "host": platform.node(),
+        "cpus": str(os.cpu_count()),
+        "gpu": _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _output(program: str, *words: str) -> str | None:
+    if shutil.which(program) is None:
+        return None
+    try:
+        done = subprocess.run([program, *words], capture_output=True, text=True, timeout=10, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return "; ".join(done.stdout.splitlines())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def connect(where: str) -> Any:
+    """Return MLflow's client for the tracking URI `where`. Raises InputError if mlflow is not installed."""
+    # an unreachable server costs seconds, not minutes as by mlflow's defaults; no telemetry, no printed URLs
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    try:
+        from mlflow import MlflowClient
+    except ImportError:
+        raise InputError("mlflow is not installed; install the project's dependencies with pip") from None
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy)\b")
+    return MlflowClient(where)
+
+
+def _experiment(client: Any, artifacts: str | None) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _begin(handle: RunHandle, name: str, tags: Mapping[str, str]) -> RunHandle:
+    known = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL", "process": _process()}
+    if handle.parent is not None:
+        known["mlflow.parentRunId"] = handle.parent
+    if "commit" in tags:
+        known["mlflow.source.git.commit"] = tags["commit"]
+    given = {key: str(value)[:LONGEST_TAG] for key, value in tags.items()}
+    created = connect(handle.uri).create_run(handle.experiment, tags=known | given, run_name=name)
+    return replace(handle, run=created.info.run_id)
+
+
+@contextmanager
+def _ended(begun: Run, parameters: Mapping[str, Any]) -> Iterator[Run]:
+    status = "FAILED"
+    try:
+        begun._parameters(parameters)
+        yield begun
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        begun.close(status)
+
+
+def _process() -> str:
+    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def _end_abandoned(client: Any, experiment: str) -> None:
+    """Mark runs of dead processes on this machine KILLED, since a killed process cannot end its own runs."""
+    for left in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        host, _, rest = left.data.tags.get("process", "").partition(" ")
+        if host == platform.node() and not _alive(*rest.split()):
+            _end_children(client, experiment, left.info.run_id)
+            client.set_terminated(left.info.run_id, "KILLED")
+
+
+def _alive(pid: str, created: str) -> bool:
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(created)) < 2  # pids are reused
+    except psutil.Error:
+        return False
+
+
+def _end_children(client: Any, experiment: str, parent: str) -> None:
+    """Mark running child runs KILLED: a trial that its scheduler stopped cannot end its own run."""
+    own = f"attributes.status = 'RUNNING' and tags.mlflow.parentRunId = '{parent}'"
+    for left in client.search_runs([experiment], own):
+        client.set_terminated(left.info.run_id, "KILLED")
+
+
+@contextmanager
+def _usable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        advice = "start the server or correct MLFLOW_TRACKING_URI" if _served(where) else "correct MLFLOW_TRACKING_URI"
+        raise InputError(f"MLflow cannot use the store {_shown(where)} ({_brief(error)}); {advice}") from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, also after a crash
+        yield
+
+
+def _served(where: str) -> bool:
+    return where.startswith(("http://", "https://"))
+
+
+def _shown(text: str) -> str:
+    """Return the text without the passwords in its URLs."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
+
+
+def _brief(error: Exception) -> str:
+    return _shown(" ".join(str(error).split()))[:200] or type(error).__name__

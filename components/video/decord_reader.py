@@ -1,0 +1,139 @@
+"""Decode all pictures of a video file with decord, where decord reads the file correctly.
+
+decord shows frames that an edit list hides and stretches pictures whose size changes. `refusal` and `look` find the
+files where that could happen by their header, their index and their key frames. decord also shows damaged pictures
+without an error, and `pictures` raises one if FFmpeg reports damage.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import av
+import torch
+
+from components.video import lengths
+from components.video.container import Film, packet_times, picture_times
+from components.video.ffmpeg_reports import reports
+from components.video.pictures import Picture
+from components.video.pyav_reader import display_matrix, transposes
+
+FORMATS: Final = frozenset({lengths.MOV, lengths.MATROSKA, lengths.AVI})
+CODECS: Final = frozenset({"h264", "hevc", "vp9", "mpeg4", "av1", "libdav1d"})
+MOST_BYTES: Final = 2**30  # of decoded pictures; decord's memory grows with the length of a video
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the key frames of a file tell."""
+
+    refusal: str | None  # the reason why decord should not read the file
+    times: tuple[float, ...]  # when each picture of the file is shown, in seconds; NaN if unknown
+    end: float  # when the last picture ends
+    pixel: float  # width of a shown pixel relative to its height
+
+
+class DecordError(Exception):
+    """decord read a file with an error, or with another number of pictures than the file holds."""
+
+
+@cache
+def library() -> Any:
+    """Return the package decord, or None if it is not installed."""
+    try:
+        import decord
+    except (ImportError, OSError):
+        return None
+    decord.logging.set_level(decord.logging.ERROR)  # what `reports` looks for
+    return decord
+
+
+def refusal(film: Film) -> str | None:
+    """Return why decord should not read a whole file, by its header; None if it should."""
+    if film.header.size > MOST_BYTES:
+        return "the video is long"
+    return faulty(film)
+
+
+def faulty(film: Film) -> str | None:
+    """Return why decord would read a file wrongly, by its header; None if it would not."""
+    header = film.header
+    reasons = {
+        "the container is not mp4, mov, mkv, webm or avi": header.form not in FORMATS,
+        f"the codec is {header.codec}": header.codec not in CODECS,
+        "the file has several video streams": header.streams > 1,
+        "the container does not state the length": not header.size,
+        "the file is cut off": bool(header.missing),
+        "the pictures are narrow": header.width < 128 and header.width % 64 != 0,  # decord misplaces their rows
+        "an edit list hides frames": header.form == lengths.MOV and _hides(film),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def look(film: Film) -> Look:
+    """Decode the key frames and read the time stamps of all pictures, which decord gets wrong for some files.
+
+    Finds damaged key frames, a first frame that is no key frame, key frames of several sizes and mirrored pictures.
+    """
+    context = film.stream.codec_context
+    context.thread_count, context.skip_frame = 1, "NONKEY"
+    context.options = {"err_detect": "explode"}
+    packets, keys = [], []
+    pixel, sizes, mirrored = film.header.pixel, set(), False
+    try:
+        for packet in film.container.demux(film.stream):
+            if packet.size and not packet.is_discard:
+                packets.append(packet_times(packet))
+                keys.append(packet.is_keyframe)
+            for frame in packet.decode() if packet.is_keyframe or not packet.size else ():
+                sizes.add((frame.height, frame.width))
+                if matrix := display_matrix(frame):
+                    a, b, c, d = matrix
+                    mirrored |= a * d - b * c < 0
+                    pixel = 1 / film.header.pixel if transposes(matrix) else film.header.pixel
+    except (av.FFmpegError, OSError, ValueError):
+        return Look("a key frame is damaged", (), math.nan, pixel)
+    reasons = {
+        "the first frame is no key frame": bool(keys) and not keys[0],
+        "the size of the pictures changes": len(sizes) > 1,
+        "the pictures are mirrored": mirrored,
+    }
+    refused = next((reason for reason, holds in reasons.items() if holds), None)
+    times, end = picture_times(film, packets)
+    return Look(refused, times, end, pixel)
+
+
+def pictures(path: Path, seen: Look, first: int = 0) -> Iterator[Picture]:
+    """Yield the pictures from the one with index `first` on, in order, upright.
+
+    Raises DecordError if some are missing or if decord reports an error.
+    """
+    decord, count, number = library(), len(seen.times), first
+    with reports() as reported:
+        try:
+            reader = decord.VideoReader(str(path), num_threads=1)
+            if len(reader) != count:
+                raise DecordError(f"decord finds {len(reader)} of {count} frames")
+            if first:
+                reader.seek_accurate(first)
+            for begin in seen.times[first:]:
+                pixels = torch.from_dlpack(reader.next().to_dlpack())
+                if pixels.shape[-1] != 3:
+                    raise DecordError("decord misplaces the rows of the pictures")
+                yield Picture(pixels.numpy(), begin, seen.end, seen.pixel)
+                number += 1
+        except StopIteration:
+            raise DecordError(f"decord stops after {number} of {count} frames") from None
+        except (decord.DECORDError, RuntimeError, AssertionError, IndexError, ValueError):
+            raise DecordError(f"decord fails after {number} of {count} frames") from None
+        if reported():
+            raise DecordError("FFmpeg reports damage to decord")
+
+
+def _hides(film: Film) -> bool:
+    """Return whether an mp4 or mov file holds frames that players do not show."""
+    entries = film.stream.index_entries
+    return len(entries) != film.header.declared > 0 or any(entry.is_discard for entry in entries)

@@ -1,0 +1,124 @@
+"""Whether a video file is whole, by the lengths that its container states.
+
+A container's length is not a number of frames: frames may have any duration, and sound may outlast the pictures. The
+evidence for a truncated file is a size in the container beyond the end of the file, or a last picture long before the
+end that the container states for the video stream itself. Everything else is a doubt.
+"""
+
+from pathlib import Path
+from typing import BinaryIO, Final
+
+MOV: Final = "mov,mp4,m4a,3gp,3g2,mj2"
+MATROSKA: Final = "matroska,webm"
+AVI: Final = "avi"
+STATED: Final = (MOV, MATROSKA, AVI, "asf", "flv")  # formats whose length is stated, not estimated by FFmpeg
+MOST_MISSING: Final = 0.1  # share of a file's bytes, or of a stream's seconds; a file that lacks more is truncated
+_SEGMENT: Final = b"\x18\x53\x80\x67"  # Matroska's element that holds everything
+_BOXES: Final = frozenset(  # top-level boxes of mp4 and mov
+    b"ftyp moov mdat free skip wide pnot moof mfra sidx ssix styp uuid pdin meta meco emsg prft udta imda".split()
+)
+_HEADER: Final = b"\x1a\x45\xdf\xa3"
+# of Matroska, FLV, Ogg, MPEG program and video streams, GIF, ASF, MXF, YUV4MPEG, IVF, RealMedia and NUT
+_STARTS: Final = (
+    *(_HEADER, b"FLV\x01", b"OggS", b"\x00\x00\x01\xba", b"GIF8"),
+    *(b"\x30\x26\xb2\x75\x8e\x66\xcf", b"\x06\x0e\x2b\x34\x02\x05\x01\x01", b"\x00\x00\x01\xb3"),
+    *(b"YUV4MPEG2", b"DKIF", b".RMF", b"nut/multimedia container"),
+)
+
+
+def missing_bytes(path: Path, form: str) -> int | None:
+    """Return the number of bytes that the container states beyond the end of the file; None if it states no size.
+
+    `form` is FFmpeg's name of the container format. Files written live, transport streams and others state no size.
+    """
+    size = path.stat().st_size
+    end: int | None = None
+    with path.open("rb") as file:
+        match form:
+            case "mov,mp4,m4a,3gp,3g2,mj2":
+                end = _boxes(file, size)
+            case "matroska,webm":
+                end = _matroska(file)
+            case "avi":
+                end = _riff(file, size)
+    return None if end is None else max(0, end - size)
+
+
+def _boxes(file: BinaryIO, size: int) -> int:
+    """Return where the last box of an mp4 or mov file ends."""
+    end = 0
+    while end < size:
+        file.seek(end)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length == 0:  # up to the end of the file
+            return size
+        if length < 8 or head[4:8] not in _BOXES:  # bytes that were appended
+            return size
+        end += length
+    return end
+
+
+def _matroska(file: BinaryIO) -> int | None:
+    """Return where the segment of a Matroska file ends; None if its size is unknown."""
+    head = file.read(4096)
+    if not head.startswith(_HEADER):
+        return None
+    place = head.find(_SEGMENT, 4)
+    first = head[place + 4] if 0 <= place < len(head) - 12 else 0
+    if not first:
+        return None
+    width = 9 - first.bit_length()
+    value = int.from_bytes(head[place + 4 : place + 4 + width], "big") - (1 << (7 * width))
+    unknown = value == (1 << (7 * width)) - 1
+    return None if unknown else place + 4 + width + value
+
+
+def _riff(file: BinaryIO, size: int) -> int | None:
+    """Return where the last RIFF chunk of an AVI file ends; None if a chunk's size was never written."""
+    end = 0
+    while end < size:
+        file.seek(end)
+        head = file.read(8)
+        if head[:4] != b"RIFF" or len(head) < 8:  # padding, or bytes that were appended
+            return size
+        length = int.from_bytes(head[4:], "little")
+        if length in (0, 2**32 - 1):
+            return None
+        end += 8 + length
+    return end
+
+
+def begins_like_a_video(path: Path) -> bool:
+    """Return whether the first bytes of a file are those of a video container. A file that cannot be read is not."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for a writer
+            return False
+        with path.open("rb") as file:
+            start = file.read(400)
+    except OSError:
+        return False
+    return (
+        start[4:8] in (b"ftyp", b"moov", b"mdat")
+        or start.startswith(_STARTS)
+        or (start[:4], start[8:12]) == (b"RIFF", b"AVI ")
+        or start[0:377:188] == b"GGG"  # transport stream: packets of 188 bytes, or of 192 with a time stamp before each
+        or start[4:389:192] == b"GGG"
+    )
+
+
+def is_truncated(path: Path, missing: int | None) -> bool:
+    """Return whether a file lacks so many of the bytes that its container states that it is truncated."""
+    return bool(missing) and _share(path, missing) > MOST_MISSING
+
+
+def truncation(path: Path, missing: int | None) -> str:
+    """Return how much of a truncated file is missing, and what to do."""
+    return f"is truncated: {_share(path, missing):.0%} of its bytes are missing; copy it again or remove it"
+
+
+def _share(path: Path, missing: int | None) -> float:
+    lacking = missing or 0
+    return lacking / (lacking + path.stat().st_size)

@@ -1,0 +1,149 @@
+"""Decode all pictures of a video file with PyAV, on one thread, and raise an error rather than show a damaged one."""
+
+import math
+import struct
+from collections.abc import Iterator
+from typing import Any, Final
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from components.foundation.errors import InputError
+from components.video import lengths
+from components.video.container import Film
+from components.video.pictures import Picture
+
+# codecs whose pictures before the first key frame are wrong or missing
+PREDICTED: Final = frozenset({"h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "vc1"})
+Matrix = tuple[int, int, int, int]  # a, b, c, d of a display matrix
+_FAULTS: Final = (av.FFmpegError, OSError, ValueError)
+
+
+def pictures(film: Film, doubts: list[str]) -> Iterator[Picture]:
+    """Yield all pictures in order, upright; append what is doubtful about them to `doubts`.
+
+    Raises InputError if a picture is damaged, except the pictures before the first one that can be decoded and, in a
+    file that may be truncated, the last one.
+    """
+    converter = VideoReformatter()  # shared: `frame.reformat` would set up a converter for every frame
+    matrix, pixel = None, film.header.pixel
+    for number, frame in enumerate(_frames(film, doubts)):
+        if number == 0:
+            matrix = display_matrix(frame)
+            pixel = 1 / pixel if matrix and transposes(matrix) else pixel
+        # on one thread: starting threads takes longer than the conversion, except for huge pictures
+        try:
+            plane = converter.reformat(frame, format="rgb24", threads=1).planes[0]
+        except _FAULTS:
+            raise _damaged(film) from None
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        pixels = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+        tick = float(frame.time_base) if frame.time_base else math.nan
+        stamp = frame.dts if film.header.form == lengths.AVI else frame.pts  # AVI has no presentation times
+        begin = math.nan if stamp is None else stamp * tick
+        yield Picture(
+            pixels if matrix is None else upright(pixels, matrix),
+            begin,
+            begin + (frame.duration * tick if frame.duration else film.header.nominal),
+            pixel,
+        )
+
+
+def upright(pixels: UInt8[ndarray, "h w 3"], matrix: Matrix) -> UInt8[ndarray, "_ _ 3"]:
+    """Return a view of the picture as players show it: turned by quarters and mirrored as the display matrix says.
+
+    A picture's point (x, y) is shown at (a x + c y, b x + d y), where the matrix is (a, b, c, d).
+    """
+    a, b, c, d = matrix
+    if transposes(matrix):
+        return pixels.swapaxes(0, 1)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def transposes(matrix: Matrix) -> bool:
+    """Return whether a display matrix turns rows to columns."""
+    a, b, c, d = map(abs, matrix)
+    return b + c > a + d
+
+
+def display_matrix(frame: Any) -> Matrix | None:
+    """Return the display matrix of a frame; None if it has none or if it changes nothing."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    a, b, _, c, d = struct.unpack("5i", bytes(data)[:20])
+    return (a, b, c, d) if transposes((a, b, c, d)) or a < 0 or d < 0 else None
+
+
+def _frames(film: Film, doubts: list[str]) -> Iterator[Any]:
+    """Yield all decoded frames of the shown stream."""
+    context = film.stream.codec_context
+    context.thread_count = 1
+    context.options = {"err_detect": "explode"}  # raise an error instead of returning a corrupt picture
+    waits = context.name in PREDICTED  # for a key frame
+    skipped, first, last, lost = 0, None, False, 0
+    packets = film.container.demux(film.stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except _FAULTS:
+            _accept_end(film, doubts, known=last)
+            yield from _flushed(context)
+            return
+        if packet is None:
+            break
+        lost += packet.is_corrupt
+        if last and packet.size:
+            raise _damaged(film)
+        if waits and packet.size:
+            if not packet.is_keyframe:
+                skipped += 1
+                continue
+            waits, first = False, packet.pts
+        try:
+            yield from packet.decode()
+        except _FAULTS:
+            if _precedes(packet.pts, first):
+                skipped += 1  # shown before the first key frame, which is decoded before
+                continue
+            _accept_end(film, doubts, known=last)
+            last = True
+    if waits and skipped:
+        raise InputError(
+            f"{film.path} holds no key frame, from which decoding could start; export it again or remove it"
+        )
+    if lost:
+        doubts.append(
+            f"lacks data at {lost} {'place' if lost == 1 else 'places'}, where packets of its container are lost"
+        )
+    if skipped:
+        doubts.append(f"begins in the middle of a group of pictures: its first {skipped} pictures cannot be decoded")
+
+
+def _precedes(time: int | None, first: int | None) -> bool:
+    return time is not None and first is not None and time < first
+
+
+def _flushed(context: Any) -> list[Any]:
+    """Return the frames that the decoder holds back."""
+    try:
+        return list(context.decode(None))
+    except _FAULTS:
+        return []
+
+
+def _accept_end(film: Film, doubts: list[str], known: bool) -> None:
+    """Note that the last picture cannot be decoded. Raises InputError if the container is whole."""
+    if film.header.missing == 0:
+        raise _damaged(film)
+    if not known:
+        doubts.append("ends in the middle of a picture")
+
+
+def _damaged(film: Film) -> InputError:
+    if lengths.is_truncated(film.path, film.header.missing):
+        return InputError(f"{film.path} {lengths.truncation(film.path, film.header.missing)}")
+    return InputError(f"{film.path} is damaged and cannot be decoded; copy it again or remove it")

@@ -1,0 +1,37 @@
+"""Command `check`: find every problem of params.yaml before anything runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.sources import sources
+from components.telemetry.progress import complain, say
+from pipeline.checks import problems
+from pipeline.runtime import stage
+
+
+def run(file: Path) -> int:
+    """Print all problems of a params file, or that there are none; return the exit status, 2 if there are problems.
+
+    Raise InputError if the file is not valid YAML, a name in it is not usable, or DVC cannot read a folder of videos or
+    does not see changes in it.
+    """
+    tables = stage.read_tables(file)
+    sources.check(tables, str(file))
+    if has_problems(tables, file, videos_needed=True):
+        return 2
+    say(f"{file}: no problems in {len(tables['experiments'])} rows")
+    return 0
+
+
+def has_problems(tables: Mapping[str, Any], file: Path, *, videos_needed: bool) -> bool:
+    """Print all problems and notes of a params file and return whether there are problems.
+
+    With `videos_needed`, a data set whose folder of videos is missing is a problem.
+    """
+    found = problems.whole(tables, str(file), Path.cwd(), videos_needed=videos_needed)
+    for note in found.notes:
+        say(f"note: {note}")
+    for problem in found.problems:
+        complain(f"error: {problem}")
+    return bool(found.problems)

@@ -1,0 +1,1 @@
+"""Subcommands of `canvasmar`: all tasks other than the stages of the pipeline."""

@@ -1,0 +1,1 @@
+"""Encode clips to moments of the VAE's posterior."""

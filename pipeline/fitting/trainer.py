@@ -1,0 +1,200 @@
+"""Train on the workers of a Ray cluster: start them, show their progress, and explain why they failed."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+from components.foundation.errors import InputError
+from components.telemetry import usage
+from components.telemetry.progress import Meter, complain, meter
+from components.training.optimizer import RecipeConfig
+from pipeline.fitting.workers import Board, FitJob, NodeNetworkConfig, train_worker
+from pipeline.runtime import environment
+from pipeline.runtime.cluster import cpus_per_task  # before Ray, because it sets the environment that Ray reads
+
+# isort: split
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+Log = Callable[[Mapping[str, float], int], None]  # called with metrics and a step
+MAX_FAILURES = 8  # of workers or nodes; after each, the training restarts from the last checkpoint
+MAX_FAILED_STARTS = 3  # of the worker group, each after the timeout START_SECONDS
+# with an elastic number of workers, a start fails after 60 s and Ray counts the resources again, because a node that
+# has just died may have been counted
+ELASTIC_START_SECONDS, ELASTIC_MAX_FAILED_STARTS = "60", 60
+START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # read by the controller of each training
+RESIZE_SECONDS = 30.0  # between checks for resources for more workers
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Result of a finished training."""
+
+    weights: Path  # safetensors file of the averaged weights
+    history: list[dict[str, float]]  # metrics of each logged step
+
+
+def fit(job: FitJob, log: Log) -> Fitted:
+    """Train to the end, from the newest checkpoint if there is one. `clear` deletes the checkpoints and weights.
+
+    Start as many workers as the recipe and the cluster's resources allow, and restart from the last checkpoint with
+    another number of workers if nodes are lost or added. When interrupted, let the workers write a checkpoint first.
+    Wait while another process runs the same training. Raise InputError if the cluster is too small or if a worker
+    raised an InputError.
+    """
+    entry = job.entry()
+    if not any(entry.path.iterdir()):
+        for folder in entry.of_other_code():
+            complain(f"  the checkpoints in {folder} were written by other code and are not used")
+    scaling, max_failed_starts = _scaling(job.recipe)
+    # on the driver's node, because other nodes may be lost
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = Board.options(scheduling_strategy=this_node).remote()  # type: ignore[attr-defined]
+    failures = ray.train.FailureConfig(  # type: ignore[call-arg]
+        max_failures=MAX_FAILURES, controller_failure_limit=max_failed_starts
+    )
+    trainer: Any = TorchTrainer(
+        train_worker,  # type: ignore[arg-type]
+        train_loop_config={"job": job, "folder": entry.path, "board": board},
+        torch_config=NodeNetworkConfig(),
+        scaling_config=scaling,
+        run_config=ray.train.RunConfig(
+            name=entry.path.name, storage_path=str(entry.path.parent), failure_config=failures
+        ),
+    )
+    with (
+        meter(job.label, job.recipe.steps, "steps") as progress,
+        _monitored(board, progress, log, job.recipe.num_workers[0]),
+        _errors_explained(board),
+    ):
+        # in a daemon thread, because in the main thread Ray handles Ctrl-C and stops without a checkpoint
+        pool = ThreadPool(1)
+        outcome = pool.apply_async(trainer.fit)
+        pool.close()
+        try:
+            outcome.wait()
+        except KeyboardInterrupt:
+            complain("  stopping with a checkpoint at the next logged step; press Ctrl-C again to stop without one")
+            ray.get(board.stop.remote())
+            outcome.wait()
+            raise
+        result = outcome.get().return_value
+    if "error" in result:
+        raise InputError(result["error"])
+    return Fitted(Path(result["weights"]), result["history"])
+
+
+def clear(job: FitJob) -> None:
+    """Delete the checkpoints and weights of a training, so that the next training of the same job starts at step 0."""
+    job.entry().remove()
+
+
+def _scaling(recipe: RecipeConfig) -> tuple[Any, int]:
+    """Return Ray's scaling config for a recipe, and how many failed starts of the workers end the training."""
+    (fewest, most), (capacity, use_gpu) = recipe.num_workers, _capacity()
+    if fewest > capacity:
+        kind = f"{capacity} GPUs" if use_gpu else f"{capacity} CPUs and no GPU"
+        raise InputError(f"recipe.workers is {fewest}, but the cluster has {kind}; lower it or add nodes")
+    max_failed_starts = MAX_FAILED_STARTS
+    if fewest < most:
+        max_failed_starts = ELASTIC_MAX_FAILED_STARTS
+        if os.environ[START_SECONDS] == environment.VARIABLES[START_SECONDS]:  # otherwise the user has set it
+            os.environ[START_SECONDS] = ELASTIC_START_SECONDS
+    cpus = float(cpus_per_task(min(most, capacity), gpu=use_gpu))
+    scaling: Any = ray.train.ScalingConfig  # its type hints are those of Ray Train V1
+    return scaling(
+        num_workers=fewest if fewest == most else (fewest, most),
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus, **({"GPU": 1.0} if use_gpu else {})},
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+    ), max_failed_starts
+
+
+@contextmanager
+def _errors_explained(board: Any) -> Iterator[None]:
+    """Replace an error of Ray Train by the InputError of a worker, or by why the workers did not start."""
+    try:
+        yield
+    except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
+        message = ray.get(board.error.remote())
+        if message is None and isinstance(error, ray.train.ControllerError):
+            message = _start_error(error.controller_failure)
+        if message is None:
+            raise
+        raise InputError(message) from error
+
+
+def _capacity() -> tuple[int, bool]:
+    """Return how many workers fit into the cluster if it runs nothing else, and whether they use GPUs."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    return gpus or int(ray.cluster_resources().get("CPU", 0)), gpus > 0
+
+
+def _check_capacity(fewest: int, too_small: bool) -> bool:
+    """Return whether the cluster is too small now; print a message if the last result, `too_small`, differs."""
+    capacity, _ = _capacity()
+    if capacity < fewest and not too_small:
+        complain(
+            f"  nodes were lost: the cluster has resources for {capacity} of at least {fewest} workers; the training "
+            "waits for more nodes; press Ctrl-C twice to stop; the same command resumes from the last checkpoint"
+        )
+    if capacity >= fewest and too_small:
+        complain("  the cluster has resources for the workers again")
+    return capacity < fewest
+
+
+def _start_error(failure: Exception) -> str:
+    """Return why the workers did not start, and what to do."""
+    cause = getattr(failure, "cause", failure)  # the worker's error, without Ray's wrapper
+    reason = " ".join(str(cause).split())[:300]
+    if isinstance(cause, OSError | RuntimeError) and cause is not failure:
+        remedy = "allow connections between the nodes at all ports"
+    else:
+        remedy = "wait until the cluster has resources for them, or set recipe.workers to [fewest, most]"
+    return f"the workers could not be started ({reason}); {remedy}; the same command resumes from the last checkpoint"
+
+
+@contextmanager
+def _monitored(board: Any, progress: Meter, log: Log, fewest: int) -> Iterator[None]:
+    """Log metrics, print warnings and progress from the board during the block, and report lost nodes.
+
+    `fewest` is the minimum number of workers.
+    """
+    done = threading.Event()
+
+    def read() -> None:
+        last_step, metrics_of_steps, warnings = ray.get(board.drain.remote())
+        for warning in warnings:
+            complain(f"  {warning}")
+        loss = ""
+        for step, metrics in metrics_of_steps:
+            log(metrics, step)
+            if "loss" in metrics:
+                loss = f"loss {metrics['loss']:.4f}"
+        if last_step:
+            progress.update(last_step, loss)
+
+    def poll() -> None:
+        too_small = False
+        while not done.wait(1.0):
+            with suppress(ray.exceptions.RayError):
+                read()
+                too_small = _check_capacity(fewest, too_small)
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        with suppress(ray.exceptions.RayError):
+            read()
+            usage.LEDGER.uses.update(ray.get(board.usages.remote()))

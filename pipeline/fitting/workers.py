@@ -1,0 +1,232 @@
+"""One worker of a training through Ray Train: the loop, its checkpoints, and its messages to the driver."""
+
+import functools
+import inspect
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from torch import nn
+
+from components.foundation import checkpoint
+from components.foundation.caching import code
+from components.foundation.caching.cache import Cache, Entry
+from components.foundation.errors import InputError
+from components.telemetry import usage
+from components.training import loop
+from components.training.checkpoints import CheckpointManager
+from components.training.loop import Data, Training, Worker
+from components.training.optimizer import RecipeConfig
+from pipeline.runtime.cluster import measure  # before Ray, because it sets the environment that Ray reads
+
+# isort: split
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, prepare_model
+
+T = TypeVar("T")
+INTERFACE = "GLOO_SOCKET_IFNAME"
+POST_EVERY = 1.0  # seconds; each message takes a millisecond of CPU time from the training
+
+
+@dataclass(frozen=True, slots=True)
+class FitJob:
+    """Description of a training."""
+
+    label: str  # of its progress line
+    make: functools.partial[tuple[Training, Data]]  # called with a worker
+    recipe: RecipeConfig
+    identity: Mapping[str, Any]  # everything that the result depends on; part of the cache key of the checkpoints
+    notes: Mapping[str, Any]  # stored in checkpoints but not compared, such as the commit
+
+    def entry(self) -> Entry:
+        """Return the cache entry of the checkpoints; its key depends on the identity and the code of the training."""
+        make_file = inspect.getfile(inspect.unwrap(self.make.func))
+        code_hash = code.fingerprint(__file__, Path(__file__).with_name("trainer.py"), make_file)
+        return Cache.here().entry("training", {"label": self.label, **self.identity}, code_hash)
+
+
+@dataclass(frozen=True)
+class RayWorker(Worker):
+    """Worker process of Ray Train; it sends messages to the driver through the board."""
+
+    board: Any
+
+    def post(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send a step and its metrics to the driver; a no-op on all ranks but 0."""
+        if self.rank == 0:
+            self.board.post.remote(step, dict(metrics))
+
+    def stopping(self) -> bool:
+        """Return whether the driver has requested to stop before the last step."""
+        return ray.get(self.board.stopping.remote())
+
+    def warn(self, text: str) -> None:
+        """Print a line in the driver."""
+        self.board.warn.remote(text)
+
+    def broadcast(self, value: T) -> T:
+        """Return the value of rank 0 on every worker. All workers must call this together."""
+        values = [value]
+        if self.world_size > 1:
+            torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+
+class _NodeNetworkBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Process group whose workers on several nodes use the network interface of Ray's nodes.
+
+    By default gloo uses the address of the host name, which is often a loopback address (127.0.1.1 on Debian) that
+    other nodes cannot reach.
+    """
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Set the network interface before the process group starts."""
+        if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
+            worker_group.execute(_choose_interface)
+        super().on_start(worker_group, backend_config)
+
+
+class NodeNetworkConfig(TorchConfig):
+    """Configuration of a process group whose workers use the network interface of Ray's nodes."""
+
+    @property
+    def backend_cls(self) -> type:
+        """Return the backend class; Ray's hook."""
+        return _NodeNetworkBackend
+
+
+def _choose_interface() -> None:
+    node_address = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == node_address for address in addresses):
+            os.environ.setdefault(INTERFACE, name)
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Ray actor for messages between the workers and the driver of a training."""
+
+    def __init__(self) -> None:
+        self._step = 0
+        self._metrics: list[tuple[int, dict[str, float]]] = []
+        self._warnings: list[str] = []
+        self._error: str | None = None
+        self._stopping = False
+        self._usages: dict[str, usage.Use] = {}
+
+    def post(self, step: int, metrics: dict[str, float]) -> None:
+        """Store the last completed step, and its metrics unless they are empty."""
+        self._step = step
+        if metrics:
+            self._metrics.append((step, metrics))
+
+    def warn(self, text: str) -> None:
+        """Store a line that the driver prints."""
+        self._warnings.append(text)
+
+    def drain(self) -> tuple[int, list[tuple[int, dict[str, float]]], list[str]]:
+        """Return the last completed step, and the metrics and warnings since the last call."""
+        messages = self._step, self._metrics, self._warnings
+        self._metrics, self._warnings = [], []
+        return messages
+
+    def report_usage(self, key: str, use: usage.Use) -> None:
+        """Store the usage of a worker so far; it replaces the worker's earlier usage."""
+        self._usages[key] = use
+
+    def usages(self) -> dict[str, usage.Use]:
+        """Return the usage of each worker by its key."""
+        return self._usages
+
+    def report_error(self, message: str) -> None:
+        """Store the message of a worker's InputError, unless there is one; workers that start later end at once."""
+        self._error = self._error or message
+
+    def error(self) -> str | None:
+        """Return the message of the first InputError, or None."""
+        return self._error
+
+    def stop(self) -> None:
+        """Request that the workers stop."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        """Return whether `stop` was called."""
+        return self._stopping
+
+
+def build_worker(board: Any) -> RayWorker:
+    """Set up the device and the CPU threads of this process, and return its worker."""
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    return RayWorker(rank, world_size, device, prepare_model if world_size > 1 else nn.Identity(), board)
+
+
+def train_worker(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Train `config["job"]` on this worker, from the newest checkpoint, and post progress to `config["board"]`.
+
+    Checkpoints and weights are written to `config["folder"]`. Return {"weights": path, "history": metrics of each
+    logged step}, {"stopped": step} after a request to stop, or {"error": message} after an InputError. With several
+    workers, raise the InputError instead, so that Ray ends the other workers.
+    """
+    job: FitJob = config["job"]
+    folder: Path = config["folder"]
+    board = config["board"]
+    if (message := ray.get(board.error.remote())) is not None:
+        return {"error": message}  # Ray restarts all workers after a failure, but bad input would fail again
+    worker = build_worker(board)
+    try:
+        with (
+            measure().told(board.report_usage.remote),
+            CheckpointManager(folder, job.identity, job.notes, job.recipe.keep) as checkpoints,
+        ):
+            training, data = job.make(worker)
+            history = resume(training, checkpoints, worker)
+            posted = 0.0
+            for progress in loop.fit(training, data, worker.stopping):
+                if progress.metrics or time.monotonic() > posted + POST_EVERY:
+                    posted = time.monotonic()
+                    worker.post(progress.step, progress.metrics)
+                if progress.metrics:
+                    history.append({"step": progress.step, **progress.metrics})
+                checkpoints.check(wait=False)
+                if progress.state is not None:
+                    state = {"training": progress.state(), "history": history}  # all workers must call state()
+                    if worker.rank == 0:
+                        checkpoints.write(progress.step, state, progress.metrics)
+            if training.step < job.recipe.steps:
+                return {"stopped": training.step}
+            weights = training.weights()
+            if worker.rank == 0:
+                checkpoint.save_weights(folder / checkpoint.WEIGHTS, weights)
+        return {"weights": str(folder / checkpoint.WEIGHTS), "history": history}
+    except InputError as error:
+        ray.get(board.report_error.remote(str(error)))
+        if worker.world_size > 1:
+            raise  # otherwise the other workers would wait for gradients of this one
+        return {"error": str(error)}
+
+
+def resume(training: Training, checkpoints: CheckpointManager, worker: RayWorker) -> list[dict[str, float]]:
+    """Restore the newest checkpoint that rank 0 finds, on every worker; return its history, or an empty one."""
+    own_path, state = (checkpoints.newest(worker.warn) if worker.rank == 0 else None) or (None, None)
+    path = worker.broadcast(own_path)
+    if path is None:
+        return []
+    state = state or checkpoint.load(path, checkpoints.identity)
+    training.restore(state["training"])
+    if worker.rank == 0:
+        worker.warn(f"resuming from the checkpoint at step {training.step}, workers: {worker.world_size}")
+    history: list[dict[str, float]] = state["history"]
+    return history

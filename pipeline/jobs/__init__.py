@@ -1,0 +1,1 @@
+"""Run the pipeline as a Ray Job."""

@@ -1,0 +1,1 @@
+"""Pictures of trained models for their MLflow runs."""

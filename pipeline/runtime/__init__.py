@@ -1,0 +1,1 @@
+"""Command line, environment and Ray connection of every stage."""

@@ -1,0 +1,46 @@
+"""Environment variables of every process: telemetry off, Ray's token authentication on, the MLflow tracking URI."""
+
+import os
+import secrets
+from pathlib import Path
+
+from components.foundation import allocator, workspace
+
+VARIABLES = {
+    "RAY_AUTH_MODE": "token",  # Ray listens on all interfaces; other users must not submit work
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # delay until a report is collected; Ray's default is 2
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",  # waits for resources of other jobs; the total is checked before
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # disables Tune's output; the project prints its own progress
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",  # a killed search loses the trials since the last save
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def apply(root: Path) -> None:
+    """Set the variables that the user's shell has not set, and a random Ray token if the user has none."""
+    allocator.keep()
+    for name, value in variables(root).items():
+        os.environ.setdefault(name, value)
+    token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if os.environ["RAY_AUTH_MODE"] == "token" and not token and not (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def variables(root: Path) -> dict[str, str]:
+    """Return all variables for the project in this folder, for a shell or for the workers of a cluster."""
+    return {
+        **VARIABLES,
+        **allocator.VARIABLES,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{workspace.runs(root)}/mlflow.db",
+        "PYTHONPATH": str(root.resolve()),
+    }

@@ -1,0 +1,1 @@
+"""Searches and ablations with Ray Tune."""

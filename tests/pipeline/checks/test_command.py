@@ -1,0 +1,63 @@
+"""The command `check`, and `plan` as far as it checks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.foundation.config import dump_yaml, read_yaml
+from pipeline.checks import command
+from pipeline.commands import plan
+from tests.pipeline.conftest import CANVASMAR, ROOT, environment, tiny
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    tables = tiny(read_yaml(ROOT / "presets" / "kuka.yaml"))
+    for path, value in changes.items():
+        table, entry, key = path.split(".")
+        tables[table][entry][key] = value
+    file = folder / "params.yaml"
+    file.write_text(dump_yaml(tables), encoding="utf-8")
+    return file
+
+
+def test_parameters_without_problems_have_status_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.run(write(tmp_path)) == 0
+    assert capsys.readouterr().out.endswith("params.yaml: no problems in 2 rows\n")
+
+
+def test_all_problems_are_printed_at_once_with_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, **{"recipes.model.clip": 0, "recipes.vae.learning_rate": -1, "protocols.kuka.clips": 99})
+    assert command.run(file) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert all(line.startswith(f"error: {file}: ") for line in lines)
+    for words in ("clip is 0: it must be above 0", "learning_rate is -1: it must be above 0", "clips is 99, but"):
+        assert len([line for line in lines if words in line]) == 1, words
+
+
+def test_a_plan_of_parameters_with_problems_is_their_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, **{"samplers.no-canvas.sets": 99, "recipes.model.validation_clips": 2})
+    assert plan.run("kuka-canvasmar", file, [1.0]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "samplers.no-canvas: sets is 99, but models.no-canvas takes at most 16" in printed.err
+
+
+def test_make_repro_checks_first() -> None:
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    for target in (index for index, line in enumerate(lines) if line == "\tdvc repro"):
+        assert lines[target - 1] == "\tpython -m pipeline.commands.cli check"
+
+
+def test_the_command_line_has_the_status(tmp_path: Path) -> None:
+    import subprocess
+
+    shell = environment() | {"PYTHONPATH": str(ROOT)}
+    write(tmp_path, **{"recipes.model.ema": 1})
+    done = subprocess.run((*CANVASMAR, "check"), cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "error: params.yaml: recipes.model: recipe.ema is 1: it must be at least 0 and below 1"
+    )
