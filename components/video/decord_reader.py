@@ -67,7 +67,7 @@ def faulty(film: Film) -> str | None:
         "the file has several video streams": header.streams > 1,
         "the container does not state the length": not header.size,
         "the file is cut off": bool(header.missing),
-        "the pictures are narrow": header.width < 128 and header.width % 64 != 0,  # decord misplaces their rows
+        "the pictures are narrow": header.width < 128 and header.width % 64 != 0,  # decord may misplace their rows
         "an edit list hides frames": header.form == lengths.MOV and _hides(film),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

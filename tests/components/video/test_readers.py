@@ -96,12 +96,19 @@ def test_a_long_video_is_left_to_pyav(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (facts.reader, facts.reason) == ("pyav", "the video is long")
 
 
-@pytest.mark.parametrize("make", [cut, REFUSED["the pictures are narrow"]])
-def test_a_file_that_decord_reads_wrongly_is_read_again_by_pyav(tmp_path: Path, make) -> None:
-    make(tmp_path / "film.mp4")
+def test_a_file_whose_edit_list_decord_ignores_is_read_again_by_pyav(tmp_path: Path) -> None:
+    cut(tmp_path / "film.mp4")
     facts, frames = scanned(tmp_path / "film.mp4", (64, 96), "decord")
     assert facts.reader == "pyav"
     assert facts.reason.startswith("decord ")
+    assert torch.equal(frames, scanned(tmp_path / "film.mp4", (64, 96), "pyav")[1])
+
+
+def test_narrow_pictures_come_out_right_even_if_decord_is_demanded(tmp_path: Path) -> None:
+    # decord misplaces their rows only on processors with AVX-512, where rows begin at multiples of 64 bytes
+    REFUSED["the pictures are narrow"](tmp_path / "film.mp4")
+    facts, frames = scanned(tmp_path / "film.mp4", (64, 96), "decord")
+    assert facts.reader == "decord" or facts.reason == "decord misplaces the rows of the pictures"
     assert torch.equal(frames, scanned(tmp_path / "film.mp4", (64, 96), "pyav")[1])
 
 
