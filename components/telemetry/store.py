@@ -1,0 +1,133 @@
+"""The tracking store of MLflow: its address, the project's experiment in it, and errors of the store.
+
+Besides `tracking` and `registry`, the only module that uses mlflow, which is imported when a store is first opened.
+"""
+
+import fcntl
+import logging
+import os
+import platform
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from components.foundation import workspace
+from components.foundation.errors import InputError
+
+EXPERIMENT: Final = "canvasmar"
+
+
+def uri(root: Path) -> str:
+    """Return the tracking URI: MLFLOW_TRACKING_URI, or the SQLite file in the project's mlruns folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.runs(root)}/mlflow.db"
+
+
+def prepare(uri: str, root: Path) -> str:
+    """Return the id of the project's experiment, created if missing; safe to call from several processes at once.
+
+    Artifacts are stored beside the file of a SQLite store, in the mlruns folder for other databases, or where a server
+    decides. Runs of dead processes on this machine become KILLED. Raises InputError if the store cannot be used.
+    """
+    file = Path(uri.removeprefix("sqlite:///")).resolve()
+    folder = file.parent if uri.startswith("sqlite:") else workspace.runs(root)
+    # two processes that create the tables at the same time fail
+    lock = nullcontext() if served(uri) else _locked(folder / ".prepare.lock")
+    with usable(uri), lock:
+        client = connect(uri)
+        experiment = _experiment(client, None if served(uri) else str(folder / "artifacts"))
+        _end_abandoned(client, experiment)
+    return experiment
+
+
+def connect(where: str) -> Any:
+    """Return MLflow's client for the tracking URI `where`. Raises InputError if mlflow is not installed."""
+    # an unreachable server costs seconds, not minutes as by mlflow's defaults; no telemetry, no printed URLs
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    try:
+        from mlflow import MlflowClient
+    except ImportError:
+        raise InputError("mlflow is not installed; install the project's dependencies with pip") from None
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy)\b")
+    return MlflowClient(where)
+
+
+def _experiment(client: Any, artifacts: str | None) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def process() -> str:
+    """Return host, id and start time of this process, by which a later process sees whether it has ended."""
+    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def _end_abandoned(client: Any, experiment: str) -> None:
+    """Mark runs of dead processes on this machine KILLED, since a killed process cannot end its own runs."""
+    for left in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        host, _, rest = left.data.tags.get("process", "").partition(" ")
+        if host == platform.node() and not _alive(*rest.split()):
+            end_children(client, experiment, left.info.run_id)
+            client.set_terminated(left.info.run_id, "KILLED")
+
+
+def _alive(pid: str, created: str) -> bool:
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(created)) < 2  # pids are reused
+    except psutil.Error:
+        return False
+
+
+def end_children(client: Any, experiment: str, parent: str) -> None:
+    """Mark running child runs KILLED: a trial that its scheduler stopped cannot end its own run."""
+    own = f"attributes.status = 'RUNNING' and tags.mlflow.parentRunId = '{parent}'"
+    for left in client.search_runs([experiment], own):
+        client.set_terminated(left.info.run_id, "KILLED")
+
+
+@contextmanager
+def usable(where: str) -> Iterator[None]:
+    """Turn every error of the tracking store `where` in the block into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        advice = "start the server or correct MLFLOW_TRACKING_URI" if served(where) else "correct MLFLOW_TRACKING_URI"
+        raise InputError(f"MLflow cannot use the store {shown(where)} ({brief(error)}); {advice}") from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, also after a crash
+        yield
+
+
+def served(where: str) -> bool:
+    """Return whether the tracking URI is the address of a server."""
+    return where.startswith(("http://", "https://"))
+
+
+def shown(text: str) -> str:
+    """Return the text without the passwords in its URLs."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
+
+
+def brief(error: Exception) -> str:
+    """Return the error in one line of at most 200 characters, without passwords."""
+    return shown(" ".join(str(error).split()))[:200] or type(error).__name__
