@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from components.telemetry import mlflow_names
 from components.telemetry.store import brief, connect, end_children, prepare, process, served, shown, uri, usable
 
 FLUSH_SECONDS: Final = 5.0
@@ -100,6 +100,7 @@ class Run:
         self._pending: list[tuple[str, float, int, int]] = []
         self._lock, self._sending, self._over = threading.Lock(), threading.Lock(), threading.Event()
         self._warned: set[str] = set()
+        self._renamed: set[str] = set()
         self._monitor: Any = None
         if watch:
             self._attempt("system metrics", self._watch)
@@ -120,7 +121,7 @@ class Run:
     def metrics(self, values: Mapping[str, float | int], step: int | None = None) -> None:
         """Buffer metrics of a step, or of the whole run if `step` is None."""
         now = int(time.time() * 1000)
-        rows = [(re.sub(r"[^/\w.\- ]", "_", key), float(value), now, step or 0) for key, value in values.items()]
+        rows = [(key, float(value), now, step or 0) for key, value in self._named(values).items()]
         with self._lock:
             self._pending += rows
 
@@ -144,7 +145,7 @@ class Run:
         """Set tags of the run, which the UI can search."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(key, str(value)[:LONGEST_TAG]) for key, value in values.items()]
+        entries = [RunTag(key, _text(value)[:LONGEST_TAG]) for key, value in self._named(values).items()]
         self._attempt("tags", lambda: self._client.log_batch(self.id, tags=entries))
 
     def dataset(self, name: str, source: str, digest: str, context: str) -> None:
@@ -191,15 +192,23 @@ class Run:
     def _parameters(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        texts = {
-            key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in values.items()
-        }
+        texts = {key: _text(value) for key, value in values.items()}
         if any(len(text) > LONGEST_PARAMETER for text in texts.values()):
             self._attempt("parameters", lambda: self._client.log_dict(self.id, texts, "parameters.json"))
-        entries = [Param(key, text[:LONGEST_PARAMETER]) for key, text in texts.items()]
+        entries = [Param(key, text[:LONGEST_PARAMETER]) for key, text in self._named(texts).items()]
         for start in range(0, len(entries), LARGEST_BATCH // 10):
             part = entries[start : start + LARGEST_BATCH // 10]
             self._attempt("parameters", partial(self._client.log_batch, self.id, params=part))
+
+    def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values under names that MLflow accepts, and warn once of each name that is not the given one."""
+        names = {key: mlflow_names.accepted(key) for key in values}
+        changed = [key for key, name in names.items() if name != key and key not in self._renamed]
+        if changed:
+            listed = ", ".join(f"{key!r} as {names[key]}" for key in changed)
+            _log.warning("MLflow does not accept every name; run %s has %s", self.id, listed)
+            self._renamed.update(changed)
+        return {names[key]: value for key, value in values.items()}
 
     def _watch(self) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -246,6 +255,12 @@ def provenance(root: Path) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
+def _text(value: object) -> str:
+    """Return the value as text that every store can hold: names of files that are not UTF-8 are escaped."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _output(program: str, *words: str) -> str | None:
     if shutil.which(program) is None:
         return None
@@ -269,7 +284,7 @@ def _begin(handle: RunHandle, name: str, tags: Mapping[str, str]) -> RunHandle:
         known["mlflow.parentRunId"] = handle.parent
     if "commit" in tags:
         known["mlflow.source.git.commit"] = tags["commit"]
-    given = {key: str(value)[:LONGEST_TAG] for key, value in tags.items()}
+    given = {mlflow_names.accepted(key): _text(value)[:LONGEST_TAG] for key, value in tags.items()}
     created = connect(handle.uri).create_run(handle.experiment, tags=known | given, run_name=name)
     return replace(handle, run=created.info.run_id)
 
