@@ -8,11 +8,14 @@ import logging
 import os
 import platform
 import re
+import shlex
+import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import psutil
 
@@ -20,11 +23,29 @@ from components.foundation import workspace
 from components.foundation.errors import InputError
 
 EXPERIMENT: Final = "canvasmar"
+LOCK_SECONDS: Final = 10.0
+_RESTORE: Final = "restore a backup, or move the file away to begin an empty one"
+_PERMIT: Final = "grant write access to the file and its folder"
+ADVICE: Final = {  # by what SQLite says
+    "file is not a database": _RESTORE,
+    "database disk image is malformed": _RESTORE,
+    "database is locked": "end the program that holds it, and run the command again",
+    "attempt to write a readonly database": _PERMIT,
+    "unable to open database file": _PERMIT,
+    "database or disk is full": "free some space",
+}
 
 
 def uri(root: Path) -> str:
     """Return the tracking URI: MLFLOW_TRACKING_URI, or the SQLite file in the project's mlruns folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.runs(root)}/mlflow.db"
+
+
+def database(uri: str) -> Path | None:
+    """Return the file of a SQLite store; None for other stores."""
+    if not uri.startswith("sqlite:"):
+        return None
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])).resolve()
 
 
 def prepare(uri: str, root: Path) -> str:
@@ -33,11 +54,12 @@ def prepare(uri: str, root: Path) -> str:
     Artifacts are stored beside the file of a SQLite store, in the mlruns folder for other databases, or where a server
     decides. Runs of dead processes on this machine become KILLED. Raises InputError if the store cannot be used.
     """
-    file = Path(uri.removeprefix("sqlite:///")).resolve()
-    folder = file.parent if uri.startswith("sqlite:") else workspace.runs(root)
+    file = database(uri)
+    folder = workspace.runs(root) if file is None else file.parent
     # two processes that create the tables at the same time fail
     lock = nullcontext() if served(uri) else _locked(folder / ".prepare.lock")
     with usable(uri), lock:
+        check(uri)
         client = connect(uri)
         experiment = _experiment(client, None if served(uri) else str(folder / "artifacts"))
         _end_abandoned(client, experiment)
@@ -55,8 +77,9 @@ def connect(where: str) -> Any:
         from mlflow import MlflowClient
     except ImportError:
         raise InputError("mlflow is not installed; install the project's dependencies with pip") from None
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
+    for noisy in ("alembic", "mlflow.system_metrics"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints tracebacks of what it then raises
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy)\b")
     return MlflowClient(where)
 
@@ -107,7 +130,51 @@ def usable(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         advice = "start the server or correct MLFLOW_TRACKING_URI" if served(where) else "correct MLFLOW_TRACKING_URI"
-        raise InputError(f"MLflow cannot use the store {shown(where)} ({brief(error)}); {advice}") from None
+        unknown = f"MLflow cannot use the store {shown(where)} ({brief(error)}); {advice}"
+        raise InputError(problem(where, error) or unknown) from None
+
+
+def problem(where: str, error: Exception) -> str | None:
+    """Return what is wrong with a SQLite file and what to do; None for other stores, and for other errors."""
+    file, text = database(where), str(error)
+    if file is None:
+        return None
+    for symptom, advice in ADVICE.items():
+        if symptom in text:
+            return f"MLflow's database {file} cannot be used ({symptom}); {advice}"
+    if "out-of-date database schema" in text:
+        return (
+            f"MLflow's database {file} was written by an older version of MLflow; copy it as a backup, then run "
+            f"`mlflow db upgrade {shlex.quote(where)}`"
+        )
+    return None
+
+
+def check(where: str) -> None:
+    """Raise InputError if the file of a SQLite store is damaged, locked, read-only or newer than this MLflow.
+
+    MLflow itself would retry for minutes, and would change a newer database. A no-op for other stores.
+    """
+    file = database(where)
+    if file is None or not file.exists():
+        return
+    with usable(where), closing(sqlite3.connect(file, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            for (schema,) in connection.execute("SELECT version_num FROM alembic_version"):
+                _check_schema(file, schema)
+
+
+def _check_schema(file: Path, schema: str) -> None:
+    """Raise InputError if this MLflow does not know the database's schema, because a newer one wrote it."""
+    import mlflow
+
+    migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    if not any(migrations.glob(f"{schema}_*.py")):
+        raise InputError(
+            f"MLflow's database {file} was written by a newer version of MLflow (schema {schema}) than the installed "
+            f"{mlflow.__version__}; install that version, or move the file away to begin an empty one"
+        )
 
 
 @contextmanager

@@ -28,7 +28,18 @@ import numpy as np
 from jaxtyping import UInt8
 
 from components.telemetry import mlflow_names
-from components.telemetry.store import brief, connect, end_children, prepare, process, served, shown, uri, usable
+from components.telemetry.store import (
+    brief,
+    connect,
+    end_children,
+    prepare,
+    problem,
+    process,
+    served,
+    shown,
+    uri,
+    usable,
+)
 
 FLUSH_SECONDS: Final = 5.0
 SYSTEM_SECONDS: Final = 10.0
@@ -86,7 +97,8 @@ class RunHandle:
         try:
             handle = _begin(handle, name, tags or {})
         except Exception as error:
-            _log.warning("cannot create the run %s in %s: %s", name, shown(self.uri), brief(error))
+            reason = problem(self.uri, error) or f"{shown(self.uri)}: {brief(error)}"
+            _log.warning("cannot create the run %s: %s", name, reason)
         with _ended(Run(handle, watch=False), parameters) as begun:
             yield begun
 
@@ -225,8 +237,8 @@ class Run:
             action()
         except Exception as error:  # a failing store must not stop the caller
             if what not in self._warned:
-                store = shown(self.handle.uri)
-                _log.warning("cannot log %s of run %s to %s: %s", what, self.id, store, brief(error))
+                reason = problem(self.handle.uri, error) or f"{shown(self.handle.uri)}: {brief(error)}"
+                _log.warning("cannot log %s of run %s: %s", what, self.id, reason)
             self._warned.add(what)
             return False
         self._warned.discard(what)
