@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import psutil
 
@@ -23,7 +23,16 @@ from components.foundation import workspace
 from components.foundation.errors import InputError
 
 EXPERIMENT: Final = "canvasmar"
+ARTIFACTS: Final = "artifacts"  # folder beside the file of a SQLite store
+LOCATIONS: Final = (  # tables and columns of MLflow's database with locations of artifacts
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 LOCK_SECONDS: Final = 10.0
+SIGNS: Final = frozenset("?#%")  # have a meaning in a URI
 _RESTORE: Final = "restore a backup, or move the file away to begin an empty one"
 _PERMIT: Final = "grant write access to the file and its folder"
 ADVICE: Final = {  # by what SQLite says
@@ -38,7 +47,14 @@ ADVICE: Final = {  # by what SQLite says
 
 def uri(root: Path) -> str:
     """Return the tracking URI: MLFLOW_TRACKING_URI, or the SQLite file in the project's mlruns folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.runs(root)}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_uri(root)
+
+
+def local_uri(root: Path) -> str:
+    """Return the URI of the SQLite file in the project's mlruns folder."""
+    path = str(workspace.runs(root) / "mlflow.db")
+    # slashes are quoted too, because MLflow makes the folder that the text before the last slash would name unquoted
+    return f"sqlite:///{quote(path, safe='') if SIGNS & set(path) else path}"
 
 
 def database(uri: str) -> Path | None:
@@ -60,8 +76,9 @@ def prepare(uri: str, root: Path) -> str:
     lock = nullcontext() if served(uri) else _locked(folder / ".prepare.lock")
     with usable(uri), lock:
         check(uri)
+        relocate(uri)
         client = connect(uri)
-        experiment = _experiment(client, None if served(uri) else str(folder / "artifacts"))
+        experiment = _experiment(client, None if served(uri) else _artifacts(folder))
         _end_abandoned(client, experiment)
     return experiment
 
@@ -163,6 +180,43 @@ def check(where: str) -> None:
         if connection.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
             for (schema,) in connection.execute("SELECT version_num FROM alembic_version"):
                 _check_schema(file, schema)
+
+
+def relocate(where: str) -> None:
+    """Let a SQLite store that was moved or copied name the artifacts that lie beside its file now.
+
+    MLflow stores absolute locations. Without this, a moved project would write artifacts into its former folder, and a
+    copy into the original. A no-op for other stores, and for artifacts that do not lie beside the file on purpose.
+    """
+    file = database(where)
+    if file is None or not file.exists():
+        return
+    with usable(where), closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as connection, connection:
+        if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return
+        chosen = "SELECT artifact_location FROM experiments WHERE name = ?"
+        (former,) = connection.execute(chosen, (EXPERIMENT,)).fetchone() or ("",)
+        now = _artifacts(file.parent)
+        if former == now or _last_folders(former) != _last_folders(now):
+            return
+        old, new = (location.removesuffix(ARTIFACTS) for location in (former, now))
+        for table, column in LOCATIONS:
+            moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+            connection.execute(moved, (new, len(old) + 1, len(old), old))
+
+
+def _artifacts(folder: Path) -> str:
+    """Return the location of the artifacts beside the SQLite file in a folder, as MLflow stores it."""
+    path = folder / ARTIFACTS
+    return path.as_uri() if SIGNS & set(str(path)) else str(path)
+
+
+def _last_folders(location: str) -> tuple[str, ...] | None:
+    """Return the last two folders of a local location, such as mlruns and artifacts; None if it is not local."""
+    if location.startswith("/"):
+        return Path(location).parts[-2:]
+    parts = urlsplit(location)
+    return Path(unquote(parts.path)).parts[-2:] if parts.scheme == "file" else None
 
 
 def _check_schema(file: Path, schema: str) -> None:

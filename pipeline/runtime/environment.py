@@ -4,7 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
-from components.foundation import allocator, workspace
+from components.foundation import allocator
+from components.telemetry import store
 
 VARIABLES = {
     "RAY_AUTH_MODE": "token",  # Ray listens on all interfaces; other users must not submit work
@@ -41,6 +42,6 @@ def variables(root: Path) -> dict[str, str]:
     return {
         **VARIABLES,
         **allocator.VARIABLES,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{workspace.runs(root)}/mlflow.db",
+        "MLFLOW_TRACKING_URI": store.local_uri(root),
         "PYTHONPATH": str(root.resolve()),
     }
