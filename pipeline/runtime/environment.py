@@ -33,7 +33,8 @@ def apply(root: Path) -> None:
     for name, value in variables(root).items():
         os.environ.setdefault(name, value)
     token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if os.environ["RAY_AUTH_MODE"] == "token" and not token and not (Path.home() / ".ray" / "auth_token").exists():
+    file = Path(os.path.expanduser("~/.ray/auth_token"))  # Path.home fails for a user without a home
+    if os.environ["RAY_AUTH_MODE"] == "token" and not token and not file.exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
