@@ -2,9 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
-BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro compare test lint ui demo docs setup
 
@@ -42,6 +41,6 @@ docs: $(READY) ## build the site in build/site; fails on a broken link
 setup: $(READY) ## create the virtual environment
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PYTHON) -m venv "$(VENV)"
+	"$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -85,6 +85,7 @@ def check(tables: Mapping[str, Any], where: str) -> int:
         dataset = parse(_Row, {"dataset": entry}, where=f"{where}: datasets.{name}").dataset
         if dataset.path in made and not Path(dataset.path).exists():
             continue
+        _check_place(dataset.folder, f"{where}: datasets.{name}.path")
         for file in (dataset.words, dataset.actions):
             if file is not None:
                 dataset.inside(file)
@@ -92,6 +93,15 @@ def check(tables: Mapping[str, Any], where: str) -> int:
             folders.check(dataset.folder)
         checked.add(dataset.folder)
     return len(checked)
+
+
+def _check_place(folder: Path, key: str) -> None:
+    """Raise InputError if a folder of videos holds the clips that are cut from it, which DVC refuses."""
+    if Path("data/clips").absolute().is_relative_to(os.path.abspath(folder)):
+        raise InputError(
+            f"{key} is {folder}, which holds the stages' outputs in data/clips, so DVC cannot track it; "
+            "move the videos to a folder of their own"
+        )
 
 
 def find(config: DatasetConfig) -> Collection:

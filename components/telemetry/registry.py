@@ -1,6 +1,6 @@
 """Register trained experiments as versions of MLflow models, without pickle.
 
-Besides `tracking`, the only module that uses mlflow, which is imported when a model is first registered.
+Besides `tracking` and `store`, the only module that uses mlflow, which is imported when a model is first registered.
 """
 
 import logging

@@ -1,25 +1,23 @@
 """MLflow runs: parameters, metrics, artifacts and provenance.
 
-Only this module and `registry` use mlflow, which is imported when a run is first opened. Once a run has begun, a
-failing tracking store never stops the caller: metrics stay buffered, and every other failure is logged as a warning.
+Only this module, `store` and `registry` use mlflow, which is imported when a run is first opened. Once a run has
+begun, a failing tracking store never stops the caller: metrics stay buffered, and every other failure is logged as a
+warning.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -27,13 +25,22 @@ from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
-import psutil
 from jaxtyping import UInt8
 
-from components.foundation import workspace
-from components.foundation.errors import InputError
+from components.telemetry import mlflow_names
+from components.telemetry.store import (
+    brief,
+    connect,
+    end_children,
+    prepare,
+    problem,
+    process,
+    served,
+    shown,
+    uri,
+    usable,
+)
 
-EXPERIMENT: Final = "canvasmar"
 FLUSH_SECONDS: Final = 5.0
 SYSTEM_SECONDS: Final = 10.0
 LONGEST_PARAMETER: Final = 6000  # characters, MLflow's limit
@@ -53,28 +60,6 @@ class Figure(Protocol):
         ...
 
 
-def uri(root: Path) -> str:
-    """Return the tracking URI: MLFLOW_TRACKING_URI, or the SQLite file in the project's mlruns folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.runs(root)}/mlflow.db"
-
-
-def prepare(uri: str, root: Path) -> str:
-    """Return the id of the project's experiment, created if missing; safe to call from several processes at once.
-
-    Artifacts are stored beside the file of a SQLite store, in the mlruns folder for other databases, or where a server
-    decides. Runs of dead processes on this machine become KILLED. Raises InputError if the store cannot be used.
-    """
-    file = Path(uri.removeprefix("sqlite:///")).resolve()
-    folder = file.parent if uri.startswith("sqlite:") else workspace.runs(root)
-    # two processes that create the tables at the same time fail
-    lock = nullcontext() if _served(uri) else _locked(folder / ".prepare.lock")
-    with _usable(uri), lock:
-        client = connect(uri)
-        experiment = _experiment(client, None if _served(uri) else str(folder / "artifacts"))
-        _end_abandoned(client, experiment)
-    return experiment
-
-
 @contextmanager
 def run(
     name: str, *, root: Path, tags: Mapping[str, str], parameters: Mapping[str, Any], parent: str | None = None
@@ -86,7 +71,7 @@ def run(
     """
     where = uri(root)
     experiment = prepare(where, root)
-    with _usable(where):
+    with usable(where):
         handle = _begin(RunHandle(where, experiment, "", parent), name, tags)
     with _ended(Run(handle, watch=True), parameters) as begun:
         yield begun
@@ -112,7 +97,8 @@ class RunHandle:
         try:
             handle = _begin(handle, name, tags or {})
         except Exception as error:
-            _log.warning("cannot create the run %s in %s: %s", name, _shown(self.uri), _brief(error))
+            reason = problem(self.uri, error) or f"{shown(self.uri)}: {brief(error)}"
+            _log.warning("cannot create the run %s: %s", name, reason)
         with _ended(Run(handle, watch=False), parameters) as begun:
             yield begun
 
@@ -126,6 +112,7 @@ class Run:
         self._pending: list[tuple[str, float, int, int]] = []
         self._lock, self._sending, self._over = threading.Lock(), threading.Lock(), threading.Event()
         self._warned: set[str] = set()
+        self._renamed: set[str] = set()
         self._monitor: Any = None
         if watch:
             self._attempt("system metrics", self._watch)
@@ -140,13 +127,13 @@ class Run:
     @property
     def link(self) -> str:
         """URL of the run's page: on the tracking server, or in the UI that `make ui` starts for a local store."""
-        server = _shown(self.handle.uri) if _served(self.handle.uri) else "http://127.0.0.1:5000"
+        server = shown(self.handle.uri) if served(self.handle.uri) else "http://127.0.0.1:5000"
         return f"{server}/#/experiments/{self.handle.experiment}/runs/{self.id}"
 
     def metrics(self, values: Mapping[str, float | int], step: int | None = None) -> None:
         """Buffer metrics of a step, or of the whole run if `step` is None."""
         now = int(time.time() * 1000)
-        rows = [(re.sub(r"[^/\w.\- ]", "_", key), float(value), now, step or 0) for key, value in values.items()]
+        rows = [(key, float(value), now, step or 0) for key, value in self._named(values).items()]
         with self._lock:
             self._pending += rows
 
@@ -170,7 +157,7 @@ class Run:
         """Set tags of the run, which the UI can search."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(key, str(value)[:LONGEST_TAG]) for key, value in values.items()]
+        entries = [RunTag(key, _text(value)[:LONGEST_TAG]) for key, value in self._named(values).items()]
         self._attempt("tags", lambda: self._client.log_batch(self.id, tags=entries))
 
     def dataset(self, name: str, source: str, digest: str, context: str) -> None:
@@ -205,7 +192,7 @@ class Run:
         if self._monitor is not None:
             self._monitor.finish()
         if status is not None:
-            self._attempt("status of children", lambda: _end_children(self._client, self.handle.experiment, self.id))
+            self._attempt("status of children", lambda: end_children(self._client, self.handle.experiment, self.id))
             self._attempt("final status", lambda: self._client.set_terminated(self.id, status))
 
     def __enter__(self) -> "Run":
@@ -217,15 +204,23 @@ class Run:
     def _parameters(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        texts = {
-            key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in values.items()
-        }
+        texts = {key: _text(value) for key, value in values.items()}
         if any(len(text) > LONGEST_PARAMETER for text in texts.values()):
             self._attempt("parameters", lambda: self._client.log_dict(self.id, texts, "parameters.json"))
-        entries = [Param(key, text[:LONGEST_PARAMETER]) for key, text in texts.items()]
+        entries = [Param(key, text[:LONGEST_PARAMETER]) for key, text in self._named(texts).items()]
         for start in range(0, len(entries), LARGEST_BATCH // 10):
             part = entries[start : start + LARGEST_BATCH // 10]
             self._attempt("parameters", partial(self._client.log_batch, self.id, params=part))
+
+    def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values under names that MLflow accepts, and warn once of each name that is not the given one."""
+        names = {key: mlflow_names.accepted(key) for key in values}
+        changed = [key for key, name in names.items() if name != key and key not in self._renamed]
+        if changed:
+            listed = ", ".join(f"{key!r} as {names[key]}" for key in changed)
+            _log.warning("MLflow does not accept every name; run %s has %s", self.id, listed)
+            self._renamed.update(changed)
+        return {names[key]: value for key, value in values.items()}
 
     def _watch(self) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -242,8 +237,8 @@ class Run:
             action()
         except Exception as error:  # a failing store must not stop the caller
             if what not in self._warned:
-                store = _shown(self.handle.uri)
-                _log.warning("cannot log %s of run %s to %s: %s", what, self.id, store, _brief(error))
+                reason = problem(self.handle.uri, error) or f"{shown(self.handle.uri)}: {brief(error)}"
+                _log.warning("cannot log %s of run %s: %s", what, self.id, reason)
             self._warned.add(what)
             return False
         self._warned.discard(what)
@@ -272,6 +267,12 @@ def provenance(root: Path) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
+def _text(value: object) -> str:
+    """Return the value as text that every store can hold: names of files that are not UTF-8 are escaped."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _output(program: str, *words: str) -> str | None:
     if shutil.which(program) is None:
         return None
@@ -289,39 +290,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def connect(where: str) -> Any:
-    """Return MLflow's client for the tracking URI `where`. Raises InputError if mlflow is not installed."""
-    # an unreachable server costs seconds, not minutes as by mlflow's defaults; no telemetry, no printed URLs
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    try:
-        from mlflow import MlflowClient
-    except ImportError:
-        raise InputError("mlflow is not installed; install the project's dependencies with pip") from None
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy)\b")
-    return MlflowClient(where)
-
-
-def _experiment(client: Any, artifacts: str | None) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is None:
-        return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
-
-
 def _begin(handle: RunHandle, name: str, tags: Mapping[str, str]) -> RunHandle:
-    known = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL", "process": _process()}
+    known = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL", "process": process()}
     if handle.parent is not None:
         known["mlflow.parentRunId"] = handle.parent
     if "commit" in tags:
         known["mlflow.source.git.commit"] = tags["commit"]
-    given = {key: str(value)[:LONGEST_TAG] for key, value in tags.items()}
+    given = {mlflow_names.accepted(key): _text(value)[:LONGEST_TAG] for key, value in tags.items()}
     created = connect(handle.uri).create_run(handle.experiment, tags=known | given, run_name=name)
     return replace(handle, run=created.info.run_id)
 
@@ -338,62 +313,3 @@ def _ended(begun: Run, parameters: Mapping[str, Any]) -> Iterator[Run]:
         raise
     finally:
         begun.close(status)
-
-
-def _process() -> str:
-    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
-
-
-def _end_abandoned(client: Any, experiment: str) -> None:
-    """Mark runs of dead processes on this machine KILLED, since a killed process cannot end its own runs."""
-    for left in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
-        host, _, rest = left.data.tags.get("process", "").partition(" ")
-        if host == platform.node() and not _alive(*rest.split()):
-            _end_children(client, experiment, left.info.run_id)
-            client.set_terminated(left.info.run_id, "KILLED")
-
-
-def _alive(pid: str, created: str) -> bool:
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(created)) < 2  # pids are reused
-    except psutil.Error:
-        return False
-
-
-def _end_children(client: Any, experiment: str, parent: str) -> None:
-    """Mark running child runs KILLED: a trial that its scheduler stopped cannot end its own run."""
-    own = f"attributes.status = 'RUNNING' and tags.mlflow.parentRunId = '{parent}'"
-    for left in client.search_runs([experiment], own):
-        client.set_terminated(left.info.run_id, "KILLED")
-
-
-@contextmanager
-def _usable(where: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        advice = "start the server or correct MLFLOW_TRACKING_URI" if _served(where) else "correct MLFLOW_TRACKING_URI"
-        raise InputError(f"MLflow cannot use the store {_shown(where)} ({_brief(error)}); {advice}") from None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, also after a crash
-        yield
-
-
-def _served(where: str) -> bool:
-    return where.startswith(("http://", "https://"))
-
-
-def _shown(text: str) -> str:
-    """Return the text without the passwords in its URLs."""
-    return re.sub(r"//[^/@\s]+@", "//", text)
-
-
-def _brief(error: Exception) -> str:
-    return _shown(" ".join(str(error).split()))[:200] or type(error).__name__

@@ -1,9 +1,11 @@
 """Command `check`: find every problem of params.yaml before anything runs."""
 
+import configparser
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.foundation.errors import InputError
 from components.sources import sources
 from components.telemetry.progress import complain, say
 from pipeline.checks import problems
@@ -13,9 +15,10 @@ from pipeline.runtime import stage
 def run(file: Path) -> int:
     """Print all problems of a params file, or that there are none; return the exit status, 2 if there are problems.
 
-    Raise InputError if the file is not valid YAML, a name in it is not usable, or DVC cannot read a folder of videos or
-    does not see changes in it.
+    Raise InputError if the file is not valid YAML, a name in it is not usable, DVC cannot read a folder of videos or
+    does not see changes in it, or the project is not a git repository, which DVC needs.
     """
+    _require_git(Path.cwd())
     tables = stage.read_tables(file)
     sources.check(tables, str(file))
     if has_problems(tables, file, videos_needed=True):
@@ -35,3 +38,16 @@ def has_problems(tables: Mapping[str, Any], file: Path, *, videos_needed: bool) 
     for problem in found.problems:
         complain(f"error: {problem}")
     return bool(found.problems)
+
+
+def _require_git(project: Path) -> None:
+    """Raise InputError if DVC would refuse to run because a DVC project is not in a git repository."""
+    if not (project / ".dvc").is_dir() or any((folder / ".git").exists() for folder in (project, *project.parents)):
+        return
+    config = configparser.ConfigParser(interpolation=None)
+    config.read((project / ".dvc" / "config", project / ".dvc" / "config.local"), encoding="utf-8")
+    if not config.getboolean("core", "no_scm", fallback=False):
+        raise InputError(
+            f"{project} is not a git repository, and DVC refuses to run; run `git init` there, or "
+            "`dvc config core.no_scm true` to do without git and `dvc exp`"
+        )

@@ -25,8 +25,8 @@ from components.pictures import galleries
 from components.telemetry.progress import say
 from components.video import excerpts
 from pipeline.commands import one_thread
-from pipeline.commands.video_predictor import VideoPredictor
-from pipeline.runtime import environment
+from pipeline.commands.video_predictor import VideoPredictor, usable_device
+from pipeline.runtime import environment, network
 
 environment.apply(Path.cwd())  # before the import: Ray reads its settings from the environment only then
 
@@ -369,9 +369,14 @@ def start(root: Path, row: str, device: str | None, replicas: int, port: int) ->
 
 
 def run(root: Path, row: str, device: str | None, replicas: int, port: int) -> None:
-    """Serve a trained row on this machine's loopback until Ctrl-C. Raise InputError if the row is not trained."""
+    """Serve a trained row on this machine's loopback until Ctrl-C.
+
+    Raise InputError if the row is not trained, the port is in use, or torch cannot use the device.
+    """
     from pipeline.runtime import cluster
 
+    network.require_free_port(port, "--port")
+    usable_device(device)
     with cluster.connect(root):
         start(root, row, device, replicas, port)
         say(f"serve: POST a video to http://127.0.0.1:{port}/predict\nPress Ctrl-C to stop the server.")

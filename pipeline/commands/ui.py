@@ -7,20 +7,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from components.foundation.errors import InputError
 from components.telemetry import tracking
 from components.telemetry.progress import say
+from pipeline.runtime import network
+
+PORT = "MLFLOW_UI_PORT"
 
 
 def run(root: Path) -> None:
     """Print the links, then replace this process by MLflow's server on port MLFLOW_UI_PORT (5000 by default).
 
     If MLFLOW_TRACKING_URI is the address of a server, print links to that server and start none. Raise InputError if it
-    does not answer.
+    does not answer, or if the port or the database cannot be used.
     """
     uri = tracking.uri(root)
-    experiment = tracking.prepare(uri, root)
-    port = os.environ.get("MLFLOW_UI_PORT", "5000")
+    port = os.environ.get(PORT, "5000")
     remote = uri.startswith(("http://", "https://"))
+    if not remote:
+        if not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise InputError(f"{PORT} is {port!r}; set it to a port from 1 to 65535, or unset it")
+        network.require_free_port(int(port), PORT)
+    experiment = tracking.prepare(uri, root)
     base = uri.rstrip("/") if remote else f"http://127.0.0.1:{port}"
     for name, link in links(tracking.connect(uri), experiment, base).items():
         say(f"{name + ':':<17}{link}")

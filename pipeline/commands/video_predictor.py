@@ -29,7 +29,7 @@ from components.sampling.frame import Draft, SamplerConfig
 from components.sampling.interface import FramePredictor
 from components.sampling.predictor import Predictor
 from components.sampling.rollout import drafts
-from components.telemetry import tracking
+from components.telemetry import store, tracking
 from components.video import excerpts
 
 MAX_CONTEXT: Final = 64  # latent frames; longer than the temporal window of any model
@@ -322,6 +322,8 @@ def download(address: str, root: Path) -> Path:
     import mlflow
 
     uri = tracking.uri(root)
+    store.check(uri)
+    store.relocate(uri)
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, tracking_uri=uri))
     except Exception as error:  # from MLflow, the network or the file system

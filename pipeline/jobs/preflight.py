@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from components.foundation.errors import InputError
+from components.telemetry import store as tracking_store
 
 LARGEST_UPLOAD = 100 * 2**20  # bytes; limit of Ray's dashboard
 LARGEST_LISTED = 3
@@ -142,9 +143,8 @@ def store_problem(store: str) -> str:
     try:
         if parts.scheme in ("http", "https"):
             urllib.request.urlopen(f"{store.rstrip('/')}/health", timeout=STORE_SECONDS).close()
-        elif parts.scheme == "sqlite":
-            folder = Path(store.removeprefix("sqlite:///")).parent
-            return "" if os.access(folder, os.W_OK) else f"{folder} is not a writable folder"
+        elif (file := tracking_store.database(store)) is not None:
+            return "" if os.access(file.parent, os.W_OK) else f"{file.parent} is not a writable folder"
         elif parts.hostname and parts.port:
             socket.create_connection((parts.hostname, parts.port), STORE_SECONDS).close()
     except urllib.error.HTTPError:

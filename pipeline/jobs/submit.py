@@ -1,6 +1,7 @@
 """Command `submit`: run `dvc repro`, a stage or a row as a Ray Job on a cluster."""
 
 import getpass
+import os
 import secrets
 import shlex
 import sys
@@ -129,6 +130,14 @@ def _submission(options: Options, root: Path) -> Submission:
     )  # fmt: skip
 
 
+def _user() -> str:
+    """Return the user's name, or the number of a user without a name, such as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def stages_of(target: str | None, pipeline: dict[str, Any], params: dict[str, Any]) -> tuple[str, ...]:
     """Return the targets of `dvc repro` for a stage or a row; empty for all stages.
 
@@ -183,7 +192,7 @@ def _submit(jobs: Any, submission: Submission, root: Path, options: Options) -> 
             command = submission.command("pipeline.jobs.entrypoint", "repro", *submission.targets)
         repro = f"dvc repro {' '.join(submission.targets)}".strip()
         # home: "log" if dvc.lock and metrics are returned through the log
-        metadata = {"command": repro, "user": getpass.getuser(), "home": "" if submission.root else "log"}
+        metadata = {"command": repro, "user": _user(), "home": "" if submission.root else "log"}
         metadata["target"] = options.target or ""
         jobs.submit(command, job=name, runtime=runtime, metadata=metadata, cpus=submission.cpus, gpus=submission.gpus)
     say(f"  job {name}; press Ctrl-C to stop it or to detach")

@@ -11,7 +11,7 @@ from typing import Any
 
 from components.foundation.errors import InputError
 from components.telemetry import usage
-from pipeline.runtime import environment
+from pipeline.runtime import environment, network
 
 environment.apply(Path.cwd())  # Ray reads its settings only when it is imported
 
@@ -24,10 +24,12 @@ OBJECT_STORE = 400 * 2**20  # bytes; enough, because large data are passed as fi
 def connect(root: Path) -> Iterator[None]:
     """Connect to the cluster at RAY_ADDRESS for the block; without RAY_ADDRESS, start Ray on this machine.
 
-    Raise InputError if no cluster answers at RAY_ADDRESS.
+    Raise InputError if no cluster answers at RAY_ADDRESS, or if Ray cannot run on this machine.
     """
     variables = environment.variables(root)
-    if os.environ.get("RAY_ADDRESS"):
+    network.require_loopback()
+    if address := os.environ.get("RAY_ADDRESS"):
+        network.require_cluster(address)
         # workers of a cluster do not inherit this process's environment
         settings: dict[str, Any] = {
             "runtime_env": {"env_vars": {**variables, "MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}}
@@ -35,12 +37,16 @@ def connect(root: Path) -> Iterator[None]:
     else:
         # the dashboard takes seconds to start and is not needed: stages print progress, and MLflow records their usage
         settings = {"address": "local", "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+        settings["_temp_dir"] = network.temporary_folder()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     except ConnectionError as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"no Ray cluster answers at RAY_ADDRESS ({reason}); correct RAY_ADDRESS or unset it") from None
+        raise InputError(
+            f"no Ray cluster answers at RAY_ADDRESS ({reason}); correct RAY_ADDRESS or unset it, or set RAY_AUTH_TOKEN "
+            "if the cluster rejects your token"
+        ) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # replaces Ray's handler, which exits without cleaning up
     usage.LEDGER.node = ray.get_runtime_context().get_node_id()

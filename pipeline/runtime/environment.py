@@ -4,7 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
-from components.foundation import allocator, workspace
+from components.foundation import allocator
+from components.telemetry import store
 
 VARIABLES = {
     "RAY_AUTH_MODE": "token",  # Ray listens on all interfaces; other users must not submit work
@@ -32,7 +33,8 @@ def apply(root: Path) -> None:
     for name, value in variables(root).items():
         os.environ.setdefault(name, value)
     token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if os.environ["RAY_AUTH_MODE"] == "token" and not token and not (Path.home() / ".ray" / "auth_token").exists():
+    file = Path(os.path.expanduser("~/.ray/auth_token"))  # Path.home fails for a user without a home
+    if os.environ["RAY_AUTH_MODE"] == "token" and not token and not file.exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
@@ -41,6 +43,6 @@ def variables(root: Path) -> dict[str, str]:
     return {
         **VARIABLES,
         **allocator.VARIABLES,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{workspace.runs(root)}/mlflow.db",
+        "MLFLOW_TRACKING_URI": store.local_uri(root),
         "PYTHONPATH": str(root.resolve()),
     }

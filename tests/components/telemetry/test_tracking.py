@@ -79,7 +79,7 @@ def test_a_run_holds_its_parameters_metrics_and_tags_and_ends_finished(root):
     stored = read(root, run.id)
     assert stored.info.status == "FINISHED"
     assert stored.data.params == {"lr": "0.1", "size": "[64, 64]", "canvas": "null"}
-    assert stored.data.metrics == {"loss": 1.0, "clips/s": 3.0, "odd_key": 1.0}
+    assert stored.data.metrics == {"loss": 1.0, "clips/s": 3.0, "odd_key-98691d8b": 1.0}
     assert stored.data.tags["device"] == "cpu"
     assert stored.data.tags["mlflow.source.git.commit"] == "abc"
     assert run.link.startswith("http://127.0.0.1:5000/#/experiments/1/runs/")
@@ -117,6 +117,39 @@ def test_a_parameter_too_long_for_mlflow_is_shortened_and_kept_whole_in_an_artif
     assert len(read(root, run.id).data.params["long"]) == 6000
     path = MlflowClient(tracking.uri(root)).download_artifacts(run.id, "parameters.json", str(tmp_path))
     assert json.loads(Path(path).read_text()) == {"long": "x" * 7000, "short": "1"}
+
+
+def test_a_name_that_mlflow_refuses_loses_nothing_stays_distinct_and_is_told_once(root, caplog):
+    names = [
+        "lr",
+        "a+b",
+        "a b",
+        "cost (€)",
+        "cost ($)",
+        "",
+        "..",
+        "../up",
+        "/top",
+        "a//b",
+        "line\n",
+        "\udc80",
+        "x" * 300,
+    ]
+    values = {name: str(index) for index, name in enumerate(names)}
+    with caplog.at_level(logging.WARNING, logger="components.telemetry.tracking"):
+        with begin(root, tags=values, parameters=values) as run:
+            for step in range(2):
+                run.metrics({name: float(value) for name, value in values.items()}, step)
+            run.tags({"later (€)": "1", "later ($)": "2", "file": "\udc80.mp4"})
+        told = [record.getMessage() for record in caplog.records]
+    stored = read(root, run.id).data
+    assert sorted(stored.params.values(), key=int) == list(values.values())
+    assert sorted(stored.metrics.values()) == [float(value) for value in values.values()]
+    assert values.items() & stored.params.items() == {("lr", "0"), ("a b", "2")}
+    assert set(stored.params) <= set(stored.tags)
+    assert {value for key, value in stored.tags.items() if key.startswith("later _")} == {"1", "2"}
+    assert stored.tags["file"] == "\\udc80.mp4"
+    assert [message.count("'a+b' as a_b-") for message in told] == [1, 0]
 
 
 def test_files_folders_images_and_figures_become_artifacts(root, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from components.foundation.config import dump_yaml, read_yaml
+from components.foundation.errors import InputError
 from pipeline.checks import command
 from pipeline.commands import plan
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment, tiny
@@ -61,3 +62,29 @@ def test_the_command_line_has_the_status(tmp_path: Path) -> None:
     assert done.stderr.strip() == (
         "error: params.yaml: recipes.model: recipe.ema is 1: it must be at least 0 and below 1"
     )
+
+
+def test_a_dvc_project_that_is_not_a_git_repository_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    with pytest.raises(InputError, match=r"is not a git repository, and DVC refuses to run; run `git init` there, or"):
+        command.run(file)
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    assert command.run(file) == 0
+    (tmp_path / ".dvc" / "config").unlink()
+    (tmp_path / ".git").mkdir()
+    assert command.run(file) == 0
+
+
+@pytest.mark.parametrize("path", [".", "data", "..", "data/clips"])
+def test_videos_around_the_outputs_of_the_stages_are_refused(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "clips").mkdir(parents=True)
+    file = write(tmp_path, **{"datasets.kuka.path": path})
+    with pytest.raises(InputError, match=r"datasets\.kuka\.path is .* so DVC cannot track it; move the videos"):
+        command.run(file)

@@ -1,0 +1,116 @@
+"""Users without a home or a name, long temporary folders, stale addresses, no loopback, and ports in use."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.foundation.errors import InputError
+from pipeline.runtime import cluster, network
+from tests.pipeline.conftest import CANVASMAR, ROOT, environment, free_port
+
+CONNECT = """
+import sys
+from pathlib import Path
+from components.foundation.errors import InputError
+from pipeline.runtime import cluster
+try:
+    with cluster.connect(Path.cwd()):
+        print(cluster.ray.get(cluster.ray.remote(lambda: "works").remote()))
+except InputError as error:
+    print(error)
+"""
+
+
+def in_namespace(*options: str) -> tuple[str, ...]:
+    """The command that runs another one as another user or in another network; skips if this machine forbids it."""
+    command = ("unshare", "--user", *options)
+    if shutil.which("unshare") is None or subprocess.run((*command, "true"), capture_output=True).returncode:
+        pytest.skip("this machine allows no namespaces")
+    return command
+
+
+def python(folder: Path, code: str, *before: str, **variables: str) -> str:
+    """What the code prints last in a shell with these variables and no HOME."""
+    shell = {name: value for name, value in environment().items() if name != "HOME"}
+    done = subprocess.run(
+        (*before, sys.executable, "-c", code), cwd=folder, capture_output=True, text=True, timeout=500,
+        env=shell | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("nonsense", "set it to HOST:PORT"),
+        ("host:port", "set it to HOST:PORT"),
+        ("127.0.0.1:65536", "set it to HOST:PORT"),
+        ("http://127.0.0.1:8265", "set it to HOST:PORT"),
+        ("127.0.0.1:{port}", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:{port} (Connection refused)"),
+        ("ray://127.0.0.1:{port}", "no Ray cluster answers at RAY_ADDRESS=ray://127.0.0.1:{port} (Connection refused)"),
+    ],
+)
+def test_a_wrong_ray_address_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, words: str
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("RAY_ADDRESS", address.format(port=port))
+    with pytest.raises(InputError, match="unset it") as caught, cluster.connect(tmp_path):
+        pass
+    assert words.format(port=port) in str(caught.value)
+
+
+def test_without_a_loopback_interface_a_sentence_comes_before_ray(tmp_path: Path) -> None:
+    said = python(tmp_path, CONNECT, *in_namespace("--map-root-user", "--net"))
+    assert said.startswith("this machine cannot connect to itself at 127.0.0.1 (")
+
+
+def test_a_user_without_a_home_and_a_name_has_an_environment(tmp_path: Path) -> None:
+    code = "import os\nfrom pathlib import Path\nfrom pipeline.runtime import environment\n"
+    code += "environment.apply(Path.cwd())\nprint(len(os.environ['RAY_AUTH_TOKEN']))"
+    assert python(tmp_path, code, *in_namespace("--map-user=12345")) == "64"
+
+
+@pytest.mark.slow
+def test_ray_works_for_a_user_without_a_home_and_a_name_and_in_a_long_temporary_folder(tmp_path: Path) -> None:
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    assert python(tmp_path, CONNECT, *in_namespace("--map-user=12345"), TMPDIR=str(long)) == "works"
+
+
+def test_a_temporary_folder_is_replaced_only_if_it_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    longest = network.LONGEST_SOCKET - len(network.SESSION)
+    for length, found in ((longest, None), (longest + 1, "/tmp/ray")):
+        monkeypatch.setenv("TMPDIR", "x" * length)
+        assert network.temporary_folder() == found
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "sentence"),
+    [
+        (("serve", "--row", "a", "--port", "{port}"), {}, "port {port} of this machine cannot be used (Address"),
+        (("ui",), {"MLFLOW_UI_PORT": "{port}"}, "port {port} of this machine cannot be used (Address already in use"),
+        (("ui",), {"MLFLOW_UI_PORT": "http"}, "MLFLOW_UI_PORT is 'http'; set it to a port"),
+        (("serve", "--row", "a", "--port", "{free}", "--device", "cuda"), {}, "torch cannot use the device cuda"),
+    ],
+)
+def test_a_server_that_cannot_start_is_one_sentence(
+    tmp_path: Path, words: tuple[str, ...], variables: dict[str, str], sentence: str
+) -> None:
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        values = {"port": taken.getsockname()[1], "free": free_port()}
+        command = (*CANVASMAR, *(word.format(**values) for word in words))
+        shell = environment() | {"PYTHONPATH": str(ROOT)} | {k: v.format(**values) for k, v in variables.items()}
+        done = subprocess.run(command, cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {sentence.format(**values)}")
