@@ -1,8 +1,8 @@
 """Moments on disk: the VAE's posterior means and log variances of the clips, in shards with a manifest.
 
-Moments are float32: a posterior's standard deviation is often a hundredth of the means' standard deviation, and
-bfloat16 rounds a mean of 2 by that much. Moments in float32 are still smaller than the clips. The statistics are those
-of posterior samples, mean + exp(log variance / 2) noise, because models are trained on samples.
+Moments are float32. In bfloat16, the rounding error of a mean of 2 is about a hundredth, which is often as large as the
+posterior's standard deviation. Moments in float32 are still smaller than the clips. The statistics are those of
+posterior samples, mean + exp(log variance / 2) noise, because models are trained on samples.
 """
 
 import functools
@@ -103,7 +103,7 @@ def write_shard(out: Path, split: Split, index: int, moments: Float[Tensor, "b t
 
 
 def keep(state: Path, report: ShardReport) -> None:
-    """Write a shard's report beside the shard, where `finished` reads it."""
+    """Write a shard's report beside the shard; `finished` reads it."""
     write_json(_journal(state, report.shard.split, report.shard.index), configs.plain(report), sort_keys=True)
 
 
@@ -210,7 +210,7 @@ class Latents:
 
 
 def refuse_stale(folder: Path, key: Config, expect: Config, what: str = "latents") -> None:
-    """Raise InputError that names the differing fields if the cache key of a folder's content is not `expect`."""
+    """Raise InputError that names the differing fields if the cache key `key` of a folder is not `expect`."""
     stored, wanted = configs.flatten(configs.plain(key)), configs.flatten(configs.plain(expect))
     differing = [name for name in sorted(stored.keys() | wanted.keys()) if stored.get(name) != wanted.get(name)]
     if differing:

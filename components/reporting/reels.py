@@ -35,7 +35,7 @@ class Reel:
 
 @dataclass(frozen=True, slots=True)
 class Animation:
-    """An animation; `across` counts the videos side by side in it."""
+    """An animation; `across` is the number of videos side by side in it."""
 
     row: str
     reason: str  # why it is shown

@@ -1,4 +1,4 @@
-"""Report on a data set's videos: which are rejected, suspicious, missing or left out, and how they were read."""
+"""Report on a data set's videos: which were rejected, suspicious, missing or ignored, and the reader of each."""
 
 import collections
 import html
@@ -29,7 +29,7 @@ _STYLE = (
 
 
 class Reading(Config):
-    """How one video was read."""
+    """The reader of a video and the reason for it, the number of frames, and the frame rate."""
 
     video: str
     split: Split
@@ -40,7 +40,7 @@ class Reading(Config):
 
     @classmethod
     def of(cls, name: str, split: Split, facts: Facts) -> "Reading":
-        """Return how the video `name` was read."""
+        """Return the record of the video `name`."""
         rate = f"{facts.fps:g}" if facts.fps else "unknown"
         rate = rate if facts.steady else f"variable, {rate} on average"
         return cls(video=name, split=split, reader=facts.reader, reason=facts.reason, frames=facts.count, rate=rate)
@@ -56,7 +56,7 @@ class Findings:
 
 
 def doubts(facts: Facts) -> list[str]:
-    """Return the reasons why a video that decodes is suspicious nevertheless."""
+    """Return the reasons why a video is suspicious although it decodes."""
     reasons = list(facts.doubts)
     if facts.repeated > _MOST_REPEATED:
         reasons.append(f"repeats {facts.repeated:.0%} of its frames")
@@ -98,7 +98,7 @@ def write(out: Path, told: Findings, collection: Collection, readings: Sequence[
 
 
 def write_readings(out: Path, readings: Sequence[Reading]) -> dict[str, str]:
-    """Write how each video was read as a csv. Return its name and its sha256."""
+    """Write the records of all videos as a CSV file. Return its name and its sha256."""
     rows = [tuple(configs.plain(reading).values()) for reading in readings]
     return {READINGS: write_text(out / READINGS, csv_files.to_csv(Reading.model_fields, rows))}
 
@@ -119,7 +119,7 @@ def numbers(told: Findings, collection: Collection) -> dict[str, float]:
 
 
 def check(out: Path, told: Findings, clips_left: Mapping[Split, int], most: float) -> None:
-    """Raise InputError if more than the share `most` of the videos is rejected or a split with videos has no clip.
+    """Raise InputError if more than the share `most` of the videos is rejected, or a split with videos has no clip.
 
     `clips_left` is the number of clips of each split with videos.
     """
@@ -139,7 +139,7 @@ def check(out: Path, told: Findings, clips_left: Mapping[Split, int], most: floa
         if clips_left.get(split) == 0:
             raise InputError(f"no clip is left for the split {split}: {rejected}; {advice}")
     if len(told.rejected) > most * told.videos:
-        raise InputError(f"{rejected}; max_rejected allows a share of {most:g}: {advice}, or raise max_rejected")
+        raise InputError(f"{rejected}, but max_rejected allows a share of {most:g}; {advice}, or raise max_rejected")
 
 
 def _dataset(collection: Collection) -> str:

@@ -13,8 +13,8 @@ from pipeline.runtime import stage
 def run(file: Path) -> int:
     """Print all problems of a params file, or that there are none; return the exit status, 2 if there are problems.
 
-    Raise InputError if the file is not valid YAML, a name in it is not usable, or DVC cannot read a folder of videos or
-    does not see changes in it.
+    Raise InputError if the file is not valid YAML, if a name in it is not allowed, if DVC cannot read a folder of
+    videos, or if DVC does not detect changes in it.
     """
     tables = stage.read_tables(file)
     sources.check(tables, str(file))

@@ -1,4 +1,4 @@
-"""Hyperparameter search over model and recipe by short trainings, with optional early stopping of bad trials."""
+"""Hyperparameter search over model and recipe by short training runs, with optional early stopping of bad trials."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -17,7 +17,7 @@ WEIGHTS: Final = ("canvas_weight", "static_weight")  # settings that weight the 
 
 
 class TrainingSearch(Config):
-    """Config of a search over settings of model and recipe, scored by validation losses of short trainings."""
+    """Config of a search over settings of model and recipe, scored by validation losses of short training runs."""
 
     kind: Literal["training"]
     space: Space  # paths below `model` and `recipe`; the first trial uses the current settings

@@ -1,4 +1,4 @@
-"""Trials of a search over model and recipe: short trainings on the same batches, each in a process."""
+"""Trials of a search over model and recipe: short training runs on the same batches, each in its own process."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
