@@ -50,7 +50,7 @@ class Params(Config):
 def make(
     autoencoder: AutoencoderConfig, recipe: RecipeConfig, clips: Path, weights: Path, worker: Worker
 ) -> tuple[Training, Data]:
-    """Return the training of one worker and its data."""
+    """Return the training state and the data of one worker."""
     torch.manual_seed(derive(recipe.seed, "autoencoder"))
     assert autoencoder.objective is not None
     train, val = Clips.open(clips, "train"), Clips.open(clips, "val")

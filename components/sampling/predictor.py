@@ -78,7 +78,7 @@ class Predictor:
         if encoder.identity != self.description.encoder:
             raise InputError(
                 f"the model was trained with the encoder {self.description.encoder}, but the same name now gives "
-                f"{encoder.identity}; restore the encoder of the training, or run `dvc repro` to train again"
+                f"{encoder.identity}; restore the original encoder, or run `dvc repro` to train again"
             )
         return encoder
 

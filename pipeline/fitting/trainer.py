@@ -142,7 +142,7 @@ def _check_capacity(fewest: int, too_small: bool) -> bool:
     capacity, _ = _capacity()
     if capacity < fewest and not too_small:
         complain(
-            f"  nodes were lost: the cluster has resources for {capacity} of at least {fewest} workers; the training "
+            f"  nodes were lost: the cluster has resources for {capacity} of at least {fewest} workers; the run "
             "waits for more nodes; press Ctrl-C twice to stop; the same command resumes from the last checkpoint"
         )
     if capacity >= fewest and too_small:

@@ -84,4 +84,4 @@ def check(shared: TrialInputs) -> None:
         reported = [f"validation_{name}" for name in losses]
         for name in shared.search.objectives:
             if name not in reported:
-                raise InputError(f"the training reports no {name}; choose the objectives from {', '.join(reported)}")
+                raise InputError(f"training does not report {name}; choose objectives from {', '.join(reported)}")

@@ -191,7 +191,9 @@ def test_the_last_action_is_not_needed_and_frames_that_are_not_asked_for_need_no
     nine = Annotations(None, GIVEN[:, :9])
     assert predictor.extend_actions(nine, 10).actions.shape[1] >= 11
     assert torch.equal(predictor.extend_actions(nine, 10).actions[:, :9], nine.actions)
-    with pytest.raises(InputError, match=r"actions for 9 frames, but 11 frames of context .* need actions for the first 10"):
+    with pytest.raises(
+        InputError, match=r"actions for 9 frames, but 11 frames of context .* need actions for the first 10"
+    ):
         predictor.extend_actions(nine, 11)
 
 

@@ -97,7 +97,9 @@ def test_a_share_of_the_training_episodes_goes_to_val_and_the_test_set_stays(tmp
 
 
 def test_an_incomplete_data_set_is_refused_where_it_must_be_complete(robot: Path) -> None:
-    with pytest.raises(InputError, match=r"is an incomplete copy of BAIR robot pushing: train 3 of 43264, test 1 of 256"):
+    with pytest.raises(
+        InputError, match=r"is an incomplete copy of BAIR robot pushing: train 3 of 43264, test 1 of 256"
+    ):
         sources.find(pushing(robot, require_complete=True))
     assert bair.FACTS.counts == {"train": 43_264, "test": 256}
 

@@ -244,7 +244,9 @@ def test_a_training_search_is_checked_before_it_trains() -> None:
     assert any("recipe.learning_rate is -1.0: it must be above 0" in one for one in sentences), sentences
     search |= {"space": {"recipe": {"learning_rate": {"choices": [1e-3, 1e-2]}}}, "objectives": ["validation_static"]}
     sentences = found(edited(DEFAULT, **{"searches.guidance": search, "experiments.push-no-canvas.search": "guidance"}))
-    assert any("training does not report validation_static; choose objectives from" in one for one in sentences), sentences
+    assert any("training does not report validation_static; choose objectives from" in one for one in sentences), (
+        sentences
+    )
 
 
 def test_what_is_left_of_a_damaged_folder_of_clips_is_not_counted(cut: Path) -> None:
