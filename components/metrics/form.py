@@ -1,7 +1,7 @@
-"""Distance in form of moving objects, independent of their position in the frame.
+"""Distance between the shapes of moving objects in predictions and truth, independent of their position in the frame.
 
-The score is the sliced Wasserstein distance between patches of predictions and of the truth where anything moves
-(Karras et al. 2018, Sec. 5; Rabin et al. 2011).
+The score is the sliced Wasserstein distance between patches of predictions and of the truth in moving regions (Karras
+et al. 2018, Sec. 5; Rabin et al. 2011).
 """
 
 import math

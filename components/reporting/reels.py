@@ -24,7 +24,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Reel:
-    """A film as strips below numbered columns."""
+    """A filmstrip as one image strip per lane, below a row of frame numbers."""
 
     title: str
     strips: tuple[Strip, ...]

@@ -262,7 +262,7 @@ def check(
     """Find every problem of params.yaml before anything runs.
 
     Checks every setting, the entries of each row against each other, and the videos and clips on disk: that there are
-    enough, and that DVC can read them and sees their changes. Exits with status 2 if there are problems.
+    enough, and that DVC can read them and detects their changes. Exits with status 2 if there are problems.
     """
     with _project():
         from pipeline.checks.command import run

@@ -48,7 +48,7 @@ class Names:
     """Names of a data set's videos, with a search that accepts other spellings of a name.
 
     A name is a path relative to the data set's folder. The search accepts a leading `./`, backslashes, spaces around
-    the name, other upper or lower case, composed or decomposed letters (NFC, NFD), and absolute paths.
+    the name, another case of letters, composed or decomposed letters (NFC, NFD), and absolute paths.
     """
 
     def __init__(self, names: Iterable[str], folder: Path | None = None) -> None:
