@@ -38,26 +38,29 @@ class LatentKey(Config):
     settings: dict[str, JsonValue]
 
 
-class Spread(Config):
-    """Count, mean and summed squared deviation per channel; those of two parts can be added (Chan et al., 1979)."""
+class ChannelStatistics(Config):
+    """Count, mean and summed squared deviation of each channel.
+
+    The sum of two objects has the statistics of both parts together (Chan et al., 1979).
+    """
 
     count: Count
     mean: tuple[float, ...]
     scatter: tuple[NonNegative, ...]
 
     @classmethod
-    def of(cls, moments: Float[Tensor, "b t i h w"]) -> "Spread":
+    def of(cls, moments: Float[Tensor, "b t i h w"]) -> "ChannelStatistics":
         """Return the statistics of posterior samples: var(sample) = var(mean) + E[exp(log variance)]. In float64."""
         mean, log_variance = (part.transpose(0, 2).flatten(1) for part in moments.double().chunk(2, dim=2))
         centre = mean.mean(1)
         scatter = (mean - centre[:, None]).square().sum(1) + log_variance.exp().sum(1)
         return cls(count=mean.shape[1], mean=tuple(centre.tolist()), scatter=tuple(scatter.tolist()))
 
-    def __add__(self, other: "Spread") -> "Spread":
+    def __add__(self, other: "ChannelStatistics") -> "ChannelStatistics":
         count = self.count + other.count
         share = other.count / count
         pairs = list(zip(self.mean, other.mean, self.scatter, other.scatter, strict=True))
-        return Spread(
+        return ChannelStatistics(
             count=count,
             mean=tuple(a + (b - a) * share for a, b, _, _ in pairs),
             scatter=tuple(s + r + (b - a) ** 2 * self.count * share for a, b, s, r in pairs),
@@ -69,7 +72,7 @@ class ShardReport(Config):
 
     shard: Shard
     shape: tuple[Count, Count, Count, Count]
-    spread: Spread
+    spread: ChannelStatistics
 
 
 class LatentsManifest(shards.Manifest):
@@ -98,7 +101,7 @@ def write_shard(out: Path, split: Split, index: int, moments: Float[Tensor, "b t
     return ShardReport(
         shard=shards.write_rows(out, split, index, moments),
         shape=(frames, channels, height, width),
-        spread=Spread.of(moments),
+        spread=ChannelStatistics.of(moments),
     )
 
 

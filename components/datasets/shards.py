@@ -234,9 +234,7 @@ def read_manifest(model: type[M], folder: Path) -> M:
         content = json.loads(path.read_text(encoding="utf-8"))
         stated = content.pop("hash")
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{path} does not exist; choose a finished folder, or run `dvc repro` to make this one"
-        ) from None
+        raise InputError(f"{path} does not exist; choose another folder, or run `dvc repro` to make it") from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise InputError(f"{path} is damaged; {AGAIN}") from None
     manifest = config.parse(model, content, where=str(path))

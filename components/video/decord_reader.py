@@ -47,7 +47,7 @@ def library() -> Any:
         import decord
     except (ImportError, OSError):
         return None
-    decord.logging.set_level(decord.logging.ERROR)  # what `reports` looks for
+    decord.logging.set_level(decord.logging.ERROR)  # `reports` searches for its error lines
     return decord
 
 

@@ -1,7 +1,7 @@
 """Detect whether FFmpeg reports damage while decord decodes.
 
 decord returns a damaged picture without an error. Its FFmpeg only prints a line to standard error. Standard error of
-the process is therefore redirected to a file meanwhile; afterwards the lines of other writers are printed.
+the process is therefore redirected to a file during decoding; afterwards the lines of other writers are printed.
 """
 
 import os

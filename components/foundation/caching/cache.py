@@ -28,9 +28,9 @@ from components.foundation.errors import writing
 from components.foundation.files import sha256, to_json
 
 FOLDER: Final = Path(".state") / "cache"
-# longer than a holiday: work that nobody has resumed by then is given up, and products are computed again when needed
+# unused entries are deleted after this time: unfinished work is lost, and products are computed again when needed
 DAYS: Final = 14
-# of the cache and the free disk together, so that the outputs of the stages find at least as much room as the cache
+# of the cache and the free disk space together, so that at least as much space as the cache is left for outputs
 SHARE: Final = 0.5
 _LOCK: Final = ".json"
 _MAKING: Final = ".making"
@@ -244,7 +244,7 @@ def _evict(lock: Path) -> bool:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a folder. It is renamed first, so that no incomplete folder is left if the process is killed meanwhile."""
+    """Delete a folder. It is renamed first, so that no incomplete folder is left if the process is killed."""
     gone = folder.with_name(f".{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     if folder.exists():

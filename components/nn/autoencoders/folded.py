@@ -225,7 +225,7 @@ class ChunkedVAEConfig(FoldedVAEConfig):
 
 
 class ChunkedVAE(FoldedVAE):
-    """The frames of a chunk are stacked as channels, so every convolution sees exactly the frames of its chunk."""
+    """The frames of a chunk are stacked as channels, so every convolution covers exactly the frames of its chunk."""
 
     def __init__(self, config: ChunkedVAEConfig) -> None:
         super().__init__(config, FrameBlock, "zeros")
