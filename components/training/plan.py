@@ -99,7 +99,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 
 def flops(model: nn.Module, draws: Sequence[Any], batch: Any) -> float:
-    """Return the FLOPs of forward and backward of a meta model on this batch: the mean over `draws`."""
+    """Return the FLOPs of the forward and backward pass of a meta model on this batch: the mean over `draws`."""
     total = 0
     for step_draws in draws:
         with FlopCounterMode(display=False) as counter:

@@ -213,8 +213,8 @@ def current_values(content: Mapping[str, Any], space: Mapping[str, Any], where: 
 
 
 def settings_to_check(space: Mapping[str, Values]) -> list[Setting]:
-    """Return settings of one path each that together check the whole space.
+    """Return settings that together check the whole space; each sets one path only.
 
-    They hold every value of a list and both ends of a range.
+    Every value of a list and both ends of a range occur in them.
     """
     return [{path: value} for path, values in space.items() for value in values.values_to_check()]

@@ -34,8 +34,9 @@ class TrainingSearch(Config):
 def suggester(content: Mapping[str, Any], search: TrainingSearch) -> Suggester:
     """Return the suggester of a search: first the current settings, then those of the search algorithm.
 
-    `content` holds model and recipe as plain values. Raise InputError if the space has a path that neither has, or if
-    it varies a weight inside the objective, whose values would not be comparable between trials.
+    `content` holds model and recipe as plain values. Raise InputError if a path of the space is in neither of them.
+    Raise it too if the space varies a loss weight that is part of the objective, because the values of trials would not
+    be comparable.
     """
     for path in search.space:
         if "validation_loss" in search.objectives and path.endswith(WEIGHTS):

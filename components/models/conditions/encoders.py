@@ -89,7 +89,7 @@ def _stored(latents: Path) -> actions.Stored:
     stored = actions.of(latents, Latents.open(latents, "train", None).files)
     if stored is None:
         raise InputError(
-            f"the model needs actions, but the clips behind {latents} have none; "
+            f"the model needs actions, but the clips of {latents} have none; "
             "set datasets.<name>.actions to a CSV file of actions, or model.condition to null"
         )
     return stored
