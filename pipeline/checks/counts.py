@@ -99,7 +99,7 @@ def experiment(check: ParamsCheck, row: Row, known: Known) -> None:
     search, protocol = row.search, row.protocol
     if search is not None and search.kind == "sampling":
         _enough(check, f"{row.path('search')}.clips", search.clips, 2, where, "val", scored)
-        _fewer(check, f"{row.path('search')}: clips and unseen", search.clips + search.unseen, where, "val", scored)
+        _fewer(check, f"{row.path('search')}: clips + unseen", search.clips + search.unseen, where, "val", scored)
     if protocol is not None:
         _enough(check, f"{row.path('protocol')}.clips", protocol.clips, 2, where, "test", scored)
 
@@ -157,7 +157,7 @@ def _enough(check: ParamsCheck, setting: str, wanted: int, least: int, where: st
 def _fewer(check: ParamsCheck, setting: str, wanted: int, where: str, split: str, found: Counts) -> None:
     count = found.get(split)
     if count is not None and 0 < count < wanted:
-        check.note(f"{setting}: {wanted} clips requested, but the split {split} of {where} has {count}; all are used")
+        check.note(f"{setting} is {wanted}, but the split {split} of {where} has {count} clips; all are used")
 
 
 def _more(split: str, where: str) -> str:

@@ -169,7 +169,7 @@ def test_a_manifest_that_is_missing_damaged_or_changed_is_refused(folder):
     with pytest.raises(InputError, match="unknown key surplus"):
         open_rows(folder)
     path.unlink()
-    with pytest.raises(InputError, match=r"manifest\.json does not exist; name a finished folder"):
+    with pytest.raises(InputError, match=r"manifest\.json does not exist; choose another folder"):
         open_rows(folder)
 
 

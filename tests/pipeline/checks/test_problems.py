@@ -205,7 +205,7 @@ def test_fewer_clips_than_are_asked_for_where_fewer_do_are_a_note(cut: Path) -> 
     tables = edited(small(), **{"searches.guidance.unseen": 50, "protocols.kuka.clips": 3})
     check = problems.whole(tables, "params.yaml", cut, videos_needed=True)
     assert check.problems == {}
-    assert any("clips and unseen: 52 clips are wanted" in note for note in check.notes)
+    assert any("clips + unseen is 52" in note for note in check.notes)
 
 
 def test_a_stage_checks_the_rows_that_depend_on_its_row_and_no_others() -> None:

@@ -68,7 +68,7 @@ def test_noise_for_a_model_without_a_canvas_is_refused() -> None:
 def test_frames_that_clips_do_not_have_are_refused(tmp_path: Path) -> None:
     folder = moments(tmp_path / "latents")
     chosen = params(phases=[PHASE, PHASE | {"frames": 6}])
-    with pytest.raises(InputError, match=r"phase 2 of 2 takes 6 latent frames, but .* has 5 a clip"):
+    with pytest.raises(InputError, match=r"phase 2 of 2 uses 6 latent frames, but the clips in .* have 5"):
         train.check(chosen.model, chosen.recipe, Latents.open(folder, "train", None), folder)
 
 
