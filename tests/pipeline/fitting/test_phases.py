@@ -159,7 +159,7 @@ def test_a_phase_at_half_the_resolution_goes_before_one_at_the_clips_own(project
     run(project, "dvc", "repro", "cache_latents@kuka-vae")
     edit(project, "recipes.model.phases", [PHASE | {"resolution": [16, 16]}, PHASE])
     said = run(project, "dvc", "repro", "train@kuka-canvasmar", "train@kuka-no-canvas").stdout
-    encoded = said.count("encoding the clips at 16 x 16 pixels for a phase of the training")
+    encoded = said.count("encoding the clips at 16 x 16 pixels for a training phase")
     assert encoded == 1  # both rows read the same moments
     for row in ("kuka-canvasmar", "kuka-no-canvas"):
         assert f"train@{row}: done" in said
