@@ -21,7 +21,7 @@ from components.foundation.config import parse, read_yaml
 from components.foundation.files import write_text
 from components.nn.autoencoders.coding import Coder
 from components.nn.autoencoders.interface import to_float
-from components.nn.autoencoders.trained import VAEDescription
+from components.nn.autoencoders.serialization import VAEDescription
 
 
 def write_clips(folder: Path, count: int, frames: int, size: tuple[int, int]) -> Clips:

@@ -20,7 +20,7 @@ from components.datasets.latents import restore
 from components.foundation.errors import InputError
 from components.foundation.randomness import Stream
 from components.models.canvasmar.model import CanvasMARConfig
-from components.models.trained import ModelDescription
+from components.models.serialization import ModelDescription
 from components.nn.autoencoders.folded import CausalVAEConfig
 from components.nn.autoencoders.interface import to_uint8
 from components.sampling.frame import SamplerConfig

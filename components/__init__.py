@@ -1,1 +1,1 @@
-"""What the pipeline is made of: rooms of nouns (data, models, ...) over shared tools and a common ground."""
+"""Parts of the pipeline, one package for each subject (data, models, metrics, ...), above the shared foundation."""

@@ -140,7 +140,7 @@ def table_row(point: Point, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(index: int, shared: Shared) -> dict[str, Any]:
-    """Return a point's FVD minus that of the point it is compared with, with the interval from the same clips.
+    """Return a point's FVD minus the FVD of its comparison point, with the interval, on the same clips.
 
     All values are None if there is no point to compare with or one of the two failed.
     """

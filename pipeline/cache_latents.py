@@ -10,7 +10,7 @@ from pipeline.runtime import stage
 
 
 class Params(Config):
-    """Read only for the dataset's name; makes DVC rerun the stage when the VAE config changes."""
+    """VAE of the row. The stage reads only its dataset name; DVC reruns the stage when the VAE config changes."""
 
     autoencoder: AutoencoderConfig
 

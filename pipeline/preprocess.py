@@ -13,7 +13,7 @@ from pipeline.runtime import ray_map, stage
 
 
 class Params(Config):
-    """The data set: where its videos are, and how they are cut into clips."""
+    """The data set: its videos, and the settings for cutting them into clips."""
 
     dataset: AnyDataset
 

@@ -111,7 +111,7 @@ def row_details(experiment: Experiment, evaluation: Path, search: Path) -> dict[
 
 
 def video_source(params: Params, dataset: str) -> str:
-    """Return a sentence on where the videos of a data set come from, and on their licence."""
+    """Return a sentence with the source and the licence of a data set's videos."""
     path = str(params.datasets[dataset].get("path"))
     for name, world in params.simulations.items():
         if path == f"data/videos/{name}":

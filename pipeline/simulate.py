@@ -23,7 +23,7 @@ EPISODES_PER_TASK = 8
 
 
 class Params(Config):
-    """The world, and the number, length and resolution of its episodes."""
+    """The simulated world with the number, length and resolution of its episodes."""
 
     simulation: AnyWorld
 

@@ -37,7 +37,7 @@ Search = SamplingSearch | TrainingSearch
 
 
 class Params(Config):
-    """The current model, recipe and sampler, the search that varies them, and the evaluation protocol."""
+    """The row's model, recipe and sampler, the search that varies them, and the evaluation protocol."""
 
     model: ModelConfig
     recipe: RecipeConfig
@@ -98,7 +98,7 @@ def search_training(
     out: Path,
     log: Run,
 ) -> dict[str, float]:
-    """Search settings of model and recipe by short trainings; the sampler does not change."""
+    """Search settings of model and recipe by short training runs; the sampler does not change."""
     current = training_trials.Candidate(model=params.model, recipe=params.recipe)
     source = TrainingSource(latents.resolve(), encoders.prepare(params.model, latents, autoencoder, devices.device()))
     shared = training_trials.TrialInputs(current, search, source, log.handle)
@@ -153,7 +153,7 @@ def run_trials(
 def write_tables(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Write the table, the Pareto front and its figure; return the table and the best row by the first objective.
 
-    Raise InputError if no trial has finished with a first objective that is not NaN.
+    Raise InputError if no trial has finished with a valid first objective.
     """
     objectives = search.objectives
     finished = [row for row in rows if row["status"] == "finished" and not math.isnan(row[objectives[0]])]
@@ -202,10 +202,10 @@ def summary(
 
 
 def unseen_clips(others: Sequence[int], count: int) -> list[int]:
-    """Return the clips to score the winner on again, or none if there are fewer than two; warn if some are missing."""
+    """Return the clips to score the winner on again, none if fewer than two; warn if there are fewer than `count`."""
     found = list(others[:count])
     if len(found) < count:
-        complain(f"  search.unseen is {count}, but only {len(found)} clips are of videos that no trial uses")
+        complain(f"  search.unseen is {count}, but only {len(found)} clips come from videos that no trial uses")
     return found if len(found) > 1 else []
 
 

@@ -12,8 +12,8 @@ from components.foundation.errors import InputError
 from components.models.conditions import encoders
 from components.models.kinds import ModelConfig
 from components.models.latent_training import InitialWeights, TrainingSource, check, make, phase_model
-from components.models.trained import ModelDescription
-from components.nn.autoencoders import trained as autoencoders
+from components.models.serialization import ModelDescription
+from components.nn.autoencoders import serialization as autoencoders
 from components.telemetry.tracking import Run, provenance
 from components.training.history import write_history
 from components.training.optimizer import Phase, RecipeConfig
@@ -25,7 +25,7 @@ from pipeline.runtime import cluster, stage
 
 
 class Params(Config):
-    """The model and its recipe."""
+    """A row's model and training recipe."""
 
     model: ModelConfig
     recipe: RecipeConfig
@@ -38,7 +38,7 @@ def job_of(
     start: InitialWeights | None,
     previews: Previews | None = None,
 ) -> FitJob:
-    """Return the job that trains one phase, starting from the weights `start`, or from random ones if it is None."""
+    """Return the job that trains one phase from the weights `start`, or from random weights if it is None."""
     train = source.open("train")
     model = phase_model(model, phase, train.latents.shape[1:])
     chosen = {"model": plain(model), "recipe": phase.recipe.result_settings(), "frames": phase.frames}

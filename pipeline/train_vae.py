@@ -19,7 +19,7 @@ from components.foundation.errors import InputError
 from components.foundation.files import write_json
 from components.foundation.randomness import derive
 from components.nn import pixels
-from components.nn.autoencoders import interface, trained
+from components.nn.autoencoders import interface, serialization
 from components.nn.autoencoders.coding import Coder
 from components.nn.autoencoders.folded import FoldedVAE
 from components.nn.autoencoders.kinds import VAE, AutoencoderConfig, with_absolute_path
@@ -41,7 +41,7 @@ LPIPS_FILE = "lpips.safetensors"  # in the folder of public weights
 
 
 class Params(Config):
-    """The VAE and its recipe."""
+    """A VAE and its training recipe."""
 
     autoencoder: AutoencoderConfig
     recipe: RecipeConfig
@@ -50,7 +50,7 @@ class Params(Config):
 def make(
     autoencoder: AutoencoderConfig, recipe: RecipeConfig, clips: Path, weights: Path, worker: Worker
 ) -> tuple[Training, Data]:
-    """Return the training of one worker and its data."""
+    """Return the training state and the data of one worker."""
     torch.manual_seed(derive(recipe.seed, "autoencoder"))
     assert autoencoder.objective is not None
     train, val = Clips.open(clips, "train"), Clips.open(clips, "val")
@@ -117,7 +117,7 @@ def main(params: Params, *, clips: Path, weights: Path, out: Path, log: Run) -> 
     if fitted is not None:
         state = checkpoint.read_weights(fitted.weights)
     own = {name.removeprefix(VAE_PREFIX): tensor for name, tensor in state.items() if name.startswith(VAE_PREFIX)}
-    trained.save(out, vae, own)
+    serialization.save(out, vae, own)
     write_history(out / "history.csv", fitted.history if fitted is not None else [])
     metrics = score_reconstructions(out, Clips.open(clips, "val"), weights)
     write_json(out / "metrics.json", metrics)
@@ -149,7 +149,7 @@ def score_reconstructions(out: Path, clips: Clips, weights: Path) -> dict[str, f
     Write the first batch with its reconstructions, and the shape of the latents.
     """
     device = devices.device()
-    coder = Coder(trained.load(out, device), device)
+    coder = Coder(serialization.load(out, device), device)
     lpips = LPIPS.load(weights / LPIPS_FILE, "alex").to(device)
     scores: list[dict[str, Tensor]] = []
     for start in range(0, len(clips), BATCH):

@@ -1,4 +1,4 @@
-"""Actions of videos, one vector per frame: read from a csv beside the videos, stored with the clips cut from them.
+"""Actions of videos, one vector per frame: read from a user's CSV file, stored with the clips.
 
 The action of a frame leads from that frame to the next one. A clip that keeps every n-th frame stores, for each kept
 frame, the mean of the n actions up to the next kept frame, so no action is lost.
@@ -34,7 +34,7 @@ _COLUMNS: Final = "columns"  # metadata key of the column names
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Actions as read from the csv at `path`: one row per frame of each video, one value per column."""
+    """Actions in the CSV file at `path`: one row per frame of each video, one value per column."""
 
     path: Path
     columns: tuple[str, ...]
@@ -50,7 +50,7 @@ class Stored:
 
 
 def write_csv(path: Path, columns: Sequence[str], videos: Iterable[tuple[str, Float[ndarray, "_ i"]]]) -> None:
-    """Write a csv with one line per frame of each video; `read` returns exactly the same float32 values."""
+    """Write a CSV file with one line per frame of each video; `read` returns exactly the same float32 values."""
     with csv_files.writing(path) as writer:
         writer.writerow((*KEYS, *columns))
         for video, rows in videos:
@@ -58,7 +58,7 @@ def write_csv(path: Path, columns: Sequence[str], videos: Iterable[tuple[str, Fl
 
 
 def read(path: Path) -> Table:
-    """Return the actions of every video in the csv.
+    """Return the actions of every video in a CSV file.
 
     Raises InputError if the file or a column is missing, a line has too many or too few values, a value is not a finite
     number, or a video's frames are not listed exactly once each.
@@ -78,7 +78,7 @@ def read(path: Path) -> Table:
 
 
 def _parsed(path: Path, number: int, line: Mapping[str, str], columns: Sequence[str]) -> tuple[int, list[float]]:
-    """Return the frame number and the values of a csv line. Raises InputError if one is not a valid number."""
+    """Return the frame number and the values of a CSV line. Raises InputError if one is not a valid number."""
     where = f"{path}, line {number}"
     try:
         frame = int(line["frame"])
@@ -106,10 +106,10 @@ def _ordered(path: Path, video: str, rows: Mapping[int, list[float]]) -> Float[n
 
 
 def matched(table: Table, videos: Collection[str], others: Collection[str]) -> Table:
-    """Return the actions with the data set's own names for its videos, which may be written in any way in the csv.
+    """Return the table with each spelling of a video's name replaced by the data set's own name.
 
-    Raises InputError if one of `videos` has no actions, or if a video with actions is unknown or named in two ways. The
-    names in `others` are known too, but their actions are optional.
+    `videos` must have actions; those of `others` are optional. Raises InputError if one of `videos` has no actions, or
+    if the table names an unknown video or spells one video in two ways.
     """
     names = Names((*videos, *others))
     found: dict[str, Float[ndarray, "_ i"]] = {}
@@ -130,7 +130,7 @@ def matched(table: Table, videos: Collection[str], others: Collection[str]) -> T
 
 
 def check_length(table: Table, video: str, frames: int) -> None:
-    """Raise InputError unless the csv has one line for each of the video's frames."""
+    """Raise InputError unless the table has one row for each of the video's frames."""
     if (lines := len(table.videos[video])) != frames:
         raise InputError(f"{table.path} has {lines} lines for {video}, which has {frames} frames; give one per frame")
 
@@ -160,4 +160,4 @@ def of(folder: Path, files: Mapping[str, str]) -> Stored | None:
             columns = json.loads((file.metadata() or {})[_COLUMNS])
             return Stored(tuple(columns), {split: file.get_tensor(split) for split in SPLITS})
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); rerun the stage that makes its folder") from None
+        raise InputError(f"{path} cannot be read ({error}); {shards.AGAIN}") from None

@@ -1,4 +1,4 @@
-"""Captions or labels of videos: read from a csv beside the videos, stored with the clips cut from them."""
+"""Captions or labels of videos: read from a user's CSV file, stored with the clips."""
 
 import csv
 from collections.abc import Collection, Mapping, Sequence
@@ -19,9 +19,9 @@ _SHOWN: Final = 3  # names listed in an error message
 
 
 def read(path: Path, videos: Collection[str], others: Collection[str]) -> dict[str, str]:
-    """Return the caption or the label of every video in the csv. It is optional for the videos in `others`.
+    """Return the caption or the label of every video in a CSV file. Videos in `others` may lack one.
 
-    Videos may be named in any way that `Names` finds. Raises InputError if the file or a column is missing, a line has
+    Videos may be spelt in any way that `Names` finds. Raises InputError if the file or a column is missing, a line has
     too many or too few values, a video is listed twice or unknown, or one of `videos` has no caption or label.
     """
     table = csv_files.read(path, "words")
@@ -52,12 +52,12 @@ def read(path: Path, videos: Collection[str], others: Collection[str]) -> dict[s
 
 
 def hint(names: Names, text: str) -> str:
-    """Return what a name in a csv is compared with, for the end of an error message."""
+    """Return the end of an error message: an example of a name of this data set."""
     return f" (videos are named by their paths in the data set's folder, such as {names.example(text)})"
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first names and the number of the others, for an error message."""
+    """Return the first of these names and the number of the others, for an error message."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 

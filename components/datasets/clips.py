@@ -44,7 +44,7 @@ def _lines(folder: Path, split: str) -> list[tuple[int, str, int]]:
                 if line["split"] == split
             ]
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error}); rerun the stage that makes its folder") from None
+        raise InputError(f"{path} cannot be read ({error}); {shards.AGAIN}") from None
 
 
 class Clips:
@@ -97,6 +97,6 @@ class Clips:
         if len(names) != len(self):
             raise InputError(
                 f"{self._folder / INDEX} lists {len(names)} clips of {self._split}, not {len(self)} as the manifest "
-                "says; rerun the stage that makes its folder"
+                f"says; {shards.AGAIN}"
             )
         return names

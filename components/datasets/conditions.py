@@ -44,7 +44,7 @@ class Labels:
         """Set the classes in the order of their indices. Raises InputError if a class is named twice."""
         if len(set(classes)) < len(classes):
             repeated = next(name for index, name in enumerate(classes) if name in classes[:index])
-            raise InputError(f"the class {repeated} is named twice; name each class of the labels once")
+            raise InputError(f"the class {repeated} is listed twice; list each class once")
         self.classes = tuple(classes)
 
     @property
@@ -81,8 +81,8 @@ class ConditionsManifest(shards.Manifest):
 def write(out: Path, annotations: Mapping[str, Annotation], encode: Encode, key: ConditionKey) -> dict[str, float]:
     """Encode the annotations of every clip and write them as shards with a manifest.json.
 
-    `annotations` maps each split to its clips' annotations. Returns the number of rows of each split as metrics.
-    Raises InputError if a file cannot be written, and what `encode` raises.
+    `annotations` maps each split to its clips' annotations. Returns the number of rows of each split as metrics. Raises
+    InputError if a file cannot be written, and the errors of `encode`.
     """
     written, shape = [], (0, 0)
     for split in SPLITS:

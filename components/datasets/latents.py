@@ -1,8 +1,8 @@
 """Moments on disk: the VAE's posterior means and log variances of the clips, in shards with a manifest.
 
-Moments are float32: a posterior's standard deviation is often a hundredth of the means' standard deviation, and
-bfloat16 rounds a mean of 2 by that much. Moments in float32 are still smaller than the clips. The statistics are those
-of posterior samples, mean + exp(log variance / 2) noise, because models are trained on samples.
+Moments are float32. In bfloat16, the rounding error of a mean of 2 is about a hundredth, which is often as large as the
+posterior's standard deviation. Moments in float32 are still smaller than the clips. The statistics are those of
+posterior samples, mean + exp(log variance / 2) noise, because models are trained on samples.
 """
 
 import functools
@@ -38,26 +38,29 @@ class LatentKey(Config):
     settings: dict[str, JsonValue]
 
 
-class Spread(Config):
-    """Count, mean and summed squared deviation per channel; those of two parts can be added (Chan et al., 1979)."""
+class ChannelStatistics(Config):
+    """Count, mean and summed squared deviation of each channel.
+
+    The sum of two objects has the statistics of both parts together (Chan et al., 1979).
+    """
 
     count: Count
     mean: tuple[float, ...]
     scatter: tuple[NonNegative, ...]
 
     @classmethod
-    def of(cls, moments: Float[Tensor, "b t i h w"]) -> "Spread":
+    def of(cls, moments: Float[Tensor, "b t i h w"]) -> "ChannelStatistics":
         """Return the statistics of posterior samples: var(sample) = var(mean) + E[exp(log variance)]. In float64."""
         mean, log_variance = (part.transpose(0, 2).flatten(1) for part in moments.double().chunk(2, dim=2))
         centre = mean.mean(1)
         scatter = (mean - centre[:, None]).square().sum(1) + log_variance.exp().sum(1)
         return cls(count=mean.shape[1], mean=tuple(centre.tolist()), scatter=tuple(scatter.tolist()))
 
-    def __add__(self, other: "Spread") -> "Spread":
+    def __add__(self, other: "ChannelStatistics") -> "ChannelStatistics":
         count = self.count + other.count
         share = other.count / count
         pairs = list(zip(self.mean, other.mean, self.scatter, other.scatter, strict=True))
-        return Spread(
+        return ChannelStatistics(
             count=count,
             mean=tuple(a + (b - a) * share for a, b, _, _ in pairs),
             scatter=tuple(s + r + (b - a) ** 2 * self.count * share for a, b, s, r in pairs),
@@ -69,7 +72,7 @@ class ShardReport(Config):
 
     shard: Shard
     shape: tuple[Count, Count, Count, Count]
-    spread: Spread
+    spread: ChannelStatistics
 
 
 class LatentsManifest(shards.Manifest):
@@ -98,12 +101,12 @@ def write_shard(out: Path, split: Split, index: int, moments: Float[Tensor, "b t
     return ShardReport(
         shard=shards.write_rows(out, split, index, moments),
         shape=(frames, channels, height, width),
-        spread=Spread.of(moments),
+        spread=ChannelStatistics.of(moments),
     )
 
 
 def keep(state: Path, report: ShardReport) -> None:
-    """Write a shard's report beside the shard, where `finished` reads it."""
+    """Write a shard's report beside the shard; `finished` reads it."""
     write_json(_journal(state, report.shard.split, report.shard.index), configs.plain(report), sort_keys=True)
 
 
@@ -210,7 +213,7 @@ class Latents:
 
 
 def refuse_stale(folder: Path, key: Config, expect: Config, what: str = "latents") -> None:
-    """Raise InputError that names the differing fields if the cache key of a folder's content is not `expect`."""
+    """Raise InputError that names the differing fields if the cache key `key` of a folder is not `expect`."""
     stored, wanted = configs.flatten(configs.plain(key)), configs.flatten(configs.plain(expect))
     differing = [name for name in sorted(stored.keys() | wanted.keys()) if stored.get(name) != wanted.get(name)]
     if differing:

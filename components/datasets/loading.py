@@ -27,7 +27,9 @@ def sample_ids(step: int, *, size: int, batch: int, seed: int) -> tuple[int, ...
     two epochs, and no sample is dropped. Raises InputError if `size` is 0 or `batch` is not between 1 and `size`.
     """
     if size < 1:
-        raise InputError("there are no samples to draw batches from; the data set's split is empty")
+        raise InputError(
+            "the split is empty, so no batch can be drawn; add videos to it, or change the data set's split"
+        )
     if not 1 <= batch <= size:
         raise InputError(f"a batch of {batch} cannot be drawn from {size} samples; choose a batch between 1 and {size}")
     if step < 0:

@@ -1,4 +1,4 @@
-"""Frames at another size."""
+"""Crop and resize frames."""
 
 import torch
 from jaxtyping import UInt8
@@ -24,7 +24,7 @@ def window(shape: tuple[int, int], size: tuple[int, int], pixel: float = 1.0) ->
 
 
 def resize(clip: UInt8[Tensor, "f c h w"], size: tuple[int, int]) -> UInt8[Tensor, "f c ..."]:
-    """Return a copy of the frames at `size` (height, width): bilinear, antialiased; bit for bit if of that size."""
+    """Return a copy of the frames at `size` (height, width): bilinear, antialiased; unchanged if already that size."""
     if tuple(clip.shape[-2:]) == tuple(size):
         return clip.clone(memory_format=torch.contiguous_format)
     # in uint8, which is twelve times as fast as in floats and differs by at most one grey level
@@ -34,8 +34,7 @@ def resize(clip: UInt8[Tensor, "f c h w"], size: tuple[int, int]) -> UInt8[Tenso
 def fit(clip: UInt8[Tensor, "f c h w"], size: tuple[int, int]) -> UInt8[Tensor, "f c ..."]:
     """Return the frames cropped to the aspect ratio of `size` (height, width), then resized: bilinear, antialiased.
 
-    The crop is central and comes first, so that no pixel is resized in vain. Frames of the right size are returned
-    bit for bit.
+    The crop is central. Frames of the right size are returned unchanged.
     """
     top, left, height, width = window((clip.shape[-2], clip.shape[-1]), size)
     return resize(clip[..., top : top + height, left : left + width], size)

@@ -10,8 +10,8 @@ from components.foundation.randomness import derive
 def evaluation_clips(names: Sequence[str], count: int) -> tuple[list[int], list[int]]:
     """Return the indices of the `count` clips to score, and of at most `count` reference clips of other videos.
 
-    `names` are `video@first_frame`. Clips are taken in rounds, one clip per video and round; a hash of the names orders
-    the videos. Raises InputError if there are fewer than `count` clips.
+    `names` are `video@first_frame`. Clips are taken in rounds, one clip per video in each round, with the videos in the
+    order of a hash of their names. Raises InputError if there are fewer than `count` clips.
     """
     if count > len(names):
         raise InputError(f"the protocol scores {count} clips, but the split has {len(names)}; lower protocol.clips")
@@ -30,12 +30,12 @@ def ranked(names: Sequence[str]) -> list[int]:
 
 
 def random_starts(names: Sequence[str], videos: int, draws: int, seed: int) -> tuple[list[int], list[int]]:
-    """Return the indices of `draws` random clips from each of `videos` videos, and of as many from other videos.
+    """Return the indices of `draws` random clips from each of `videos` videos, and of equally many reference clips.
 
-    Videos are ordered as in `evaluation_clips`; if the split has fewer, they are taken again from the first. The draws
-    of one video are adjacent, and a clip may be drawn twice. With clips cut at every frame (a step of 1) predictions
-    start anywhere, as the debiased FVD requires. The other videos may be fewer than `videos`. Raises InputError if
-    there are fewer clips than `videos`.
+    The reference clips are from other videos, of which there may be fewer than `videos`. Videos are ordered as in
+    `evaluation_clips`; if the split has fewer than `videos`, the order repeats from its start. The draws of one video
+    are adjacent, and a clip may be drawn twice. Clips cut with a step of 1 let predictions start at any frame, as the
+    debiased FVD requires. Raises InputError if there are fewer clips than `videos`.
     """
     if videos > len(names):
         raise InputError(

@@ -31,7 +31,7 @@ from components.foundation.settings.ranges import Count, Whole
 Split = Literal["train", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 MANIFEST: Final = "manifest.json"
-_AGAIN: Final = "rerun the stage that makes its folder"  # advice in error messages
+AGAIN: Final = "rerun the stage that wrote this folder (`dvc repro --force STAGE`)"  # advice in error messages
 _TENSOR: Final = "rows"
 _HEAD: Final = 256  # bytes before the rows: the header's length (8 bytes), the header in JSON, padding
 _TYPES: Final = {torch.uint8: "U8", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -85,7 +85,7 @@ class Spool:
         self.rows += len(rows)
 
     def back(self, rows: int) -> None:
-        """Discard all rows after the first `rows`."""
+        """Discard all rows but the first `rows`."""
         self.rows = rows
 
     def close(self) -> Shard:
@@ -139,7 +139,7 @@ def write_rows(out: Path, split: Split, index: int, rows: Shaped[Tensor, "b ..."
 
 
 def some(path: Path, rows: Iterable[int]) -> Iterator[Shaped[Tensor, "1 ..."]]:
-    """Yield the given rows of a shard, one at a time."""
+    """Yield the rows of a shard with these indices, one at a time."""
     with safe_open(path, framework="pt") as file:
         stored = file.get_slice(_TENSOR)
         for row in rows:
@@ -149,7 +149,7 @@ def some(path: Path, rows: Iterable[int]) -> Iterator[Shaped[Tensor, "1 ..."]]:
 def place(path: Path, folder: Path) -> None:
     """Hard-link a shard into another folder, or copy it if that folder is on another disk.
 
-    The original stays, so that a full disk loses no finished shard before the whole folder is written. Raises
+    The original stays, so no finished shard is lost if the disk is full before the whole folder is written. Raises
     InputError if the folder cannot be written.
     """
     with writing(folder):
@@ -179,7 +179,7 @@ def damaged(folder: Path, manifest: Manifest) -> list[Shard]:
     """
     for file, stated in manifest.files.items():
         if not (folder / file).is_file() or sha256(folder / file) != stated:
-            raise InputError(f"{folder / file} is damaged or missing; {_AGAIN}")
+            raise InputError(f"{folder / file} is damaged or missing; {AGAIN}")
     return [
         shard
         for shard in manifest.shards
@@ -188,7 +188,7 @@ def damaged(folder: Path, manifest: Manifest) -> list[Shard]:
 
 
 def whole(model: type[Manifest], folder: Path) -> bool:
-    """Return whether a folder is complete and no byte of it has changed. Reads every byte."""
+    """Return whether a folder is complete and every file has the hash in its manifest. Reads every byte."""
     try:
         return not damaged(folder, read_manifest(model, folder))
     except InputError:
@@ -203,7 +203,7 @@ def checked(folder: Path, name: str, digest: str) -> Path:
     except OSError:
         whole = False
     if not whole:
-        raise InputError(f"{path} is missing or differs from its manifest; {_AGAIN}")
+        raise InputError(f"{path} is missing or differs from its manifest; {AGAIN}")
     return path
 
 
@@ -234,12 +234,12 @@ def read_manifest(model: type[M], folder: Path) -> M:
         content = json.loads(path.read_text(encoding="utf-8"))
         stated = content.pop("hash")
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} does not exist; name a finished folder or run the stage that makes it") from None
+        raise InputError(f"{path} does not exist; choose another folder, or run `dvc repro` to make it") from None
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise InputError(f"{path} is damaged; {_AGAIN}") from None
+        raise InputError(f"{path} is damaged; {AGAIN}") from None
     manifest = config.parse(model, content, where=str(path))
     if manifest.hash != stated:
-        raise InputError(f"{path} does not match its own hash {stated}, so it was edited or damaged; {_AGAIN}")
+        raise InputError(f"{path} does not match the hash in it ({stated}), so it was edited or damaged; {AGAIN}")
     return manifest
 
 
@@ -269,9 +269,9 @@ class Rows:
         for shard in self._shards:
             path = folder / shard.file
             if not path.is_file():
-                raise InputError(f"{path} is missing; {_AGAIN}")
+                raise InputError(f"{path} is missing; {AGAIN}")
             if path.stat().st_size != shard.bytes:
-                raise InputError(f"{path} has {path.stat().st_size} bytes instead of {shard.bytes}; {_AGAIN}")
+                raise InputError(f"{path} has {path.stat().st_size} bytes instead of {shard.bytes}; {AGAIN}")
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -310,11 +310,11 @@ class Rows:
         try:
             actual = sha256(path)
         except FileNotFoundError:
-            raise InputError(f"{path} is missing; {_AGAIN}") from None
+            raise InputError(f"{path} is missing; {AGAIN}") from None
         except OSError as error:
-            raise InputError(f"{path} cannot be read ({reason(error)}); {_AGAIN}") from None
+            raise InputError(f"{path} cannot be read ({reason(error)}); {AGAIN}") from None
         if actual != stated:
-            raise InputError(f"{path} is damaged: its sha256 is {actual} instead of {stated}; {_AGAIN}")
+            raise InputError(f"{path} is damaged: its sha256 is {actual} instead of {stated}; {AGAIN}")
 
     def _map(self, shard: Shard) -> Any:
         if shard.file not in self._open:
@@ -324,11 +324,11 @@ class Rows:
                 stored = safe_open(path, framework="pt").get_slice(_TENSOR)
                 rows, *shape = stored.get_shape()
             except (SafetensorError, OSError) as error:
-                raise InputError(f"{path} is damaged ({reason(error)}); {_AGAIN}") from None
+                raise InputError(f"{path} is damaged ({reason(error)}); {AGAIN}") from None
             if tuple(shape) != self._shape:
-                raise InputError(f"{path} holds rows of shape {tuple(shape)} instead of {self._shape}; {_AGAIN}")
+                raise InputError(f"{path} holds rows of shape {tuple(shape)} instead of {self._shape}; {AGAIN}")
             if rows != shard.rows:
-                raise InputError(f"{path} holds {rows} rows instead of {shard.rows}; {_AGAIN}")
+                raise InputError(f"{path} holds {rows} rows instead of {shard.rows}; {AGAIN}")
             self._open[shard.file] = stored
         return self._open[shard.file]
 

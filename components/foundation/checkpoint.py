@@ -52,7 +52,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        raise DamagedCheckpointError(f"the checkpoint {folder} is incomplete; delete it and start again") from None
+        raise DamagedCheckpointError(f"the checkpoint {folder} is incomplete; delete it") from None
 
 
 def load(folder: Path, expect: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def load(folder: Path, expect: Mapping[str, Any]) -> dict[str, Any]:
     try:
         written, actual = facts["sha256"], sha256(folder / STATE)
     except (OSError, KeyError):
-        raise DamagedCheckpointError(f"the checkpoint {folder} is incomplete; delete it and start again") from None
+        raise DamagedCheckpointError(f"the checkpoint {folder} is incomplete; delete it") from None
     if written != actual:
         raise DamagedCheckpointError(
             f"the checkpoint {folder} is damaged: its hash is {actual}, not {written}; delete it"
@@ -74,7 +74,7 @@ def load(folder: Path, expect: Mapping[str, Any]) -> dict[str, Any]:
         if facts.get(key) != value:
             raise InputError(
                 f"the checkpoint {folder} belongs to another run: its {key} is {facts.get(key)!r}, "
-                f"but this run's is {value!r}; delete the checkpoint or restore the parameters that it was made with"
+                f"but this run's is {value!r}; delete the checkpoint, or restore the parameters of its run"
             )
     return torch.load(folder / STATE, map_location="cpu", weights_only=True)
 
@@ -128,10 +128,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; run the stage that makes it") from None
+        raise InputError(f"{path} does not exist; run `dvc repro` to make it") from None
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} is not a readable weights file ({error}); delete it and rerun the stage that makes it"
+            f"{path} is not a readable weights file ({error}); delete it and run `dvc repro` to make it again"
         ) from None
 
 
@@ -158,7 +158,7 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
 
 
 def begin_with(path: Path, model: torch.nn.Module, new: Sequence[str]) -> list[str]:
-    """Initialise the model with the weights of another model that lacks some of its weights.
+    """Initialise a model with the weights in a file, which may lack some weights of the model.
 
     Missing weights whose names start with a prefix in `new` keep their initial values. Returns the names of these
     weights. Raises InputError that lists every other weight that is missing, unknown or of another shape.

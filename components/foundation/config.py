@@ -51,11 +51,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def value(text: str) -> Any:
-    """Parse a command-line value as YAML: a number, true, false, null, a list or text. Raises InputError if invalid."""
+    """Parse a command-line value as YAML: number, true, false, null, list or string. Raises InputError if invalid."""
     try:
         return _load(text)
     except (YAMLError, ValueError, RecursionError):
-        raise InputError(f"{text!r} is not a valid value; write a number, true, false, null or a word") from None
+        raise InputError(f"{text!r} is not a valid value; write a number, true, false, null or a string") from None
 
 
 def dump_yaml(content: Mapping[str, Any]) -> str:

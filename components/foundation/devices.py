@@ -1,4 +1,4 @@
-"""The device of a process, and the precision of its convolutions."""
+"""Device of the process, and a context for convolutions in full float32 precision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ import torch
 
 
 def device() -> torch.device:
-    """Where a single process of ours computes: a GPU when there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
-def exactly() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Context in which cuDNN convolutions use full float32 precision instead of TF32 (10-bit mantissa)."""
     setting = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = setting.fp32_precision

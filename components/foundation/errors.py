@@ -1,4 +1,4 @@
-"""The error type for messages to the user, and errors of a disk turned into it."""
+"""InputError, the error type for messages to the user, and the conversion of disk errors to it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ class InputError(Exception):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of a full or read-only disk into an InputError that names `path`."""
+    """Convert an error of a full or read-only disk in this block to an InputError that names `path`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -24,5 +24,5 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return the operating system's words for an error, in one line."""
+    """Return the operating system's error message in one line."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def brief(error: Exception) -> str:
-    """An error in one short line."""
+    """Return an error message as one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 

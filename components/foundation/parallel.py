@@ -8,7 +8,7 @@ R = TypeVar("R")
 
 
 def one(item: object) -> int:
-    """Return 1, the default size of an item."""
+    """Return 1, the default number of units of an item."""
     return 1
 
 
@@ -18,7 +18,7 @@ class ParallelMap(Protocol):
 
     @property
     def num_workers(self) -> int:
-        """The number of workers; 1 means this process."""
+        """Number of workers; 1 runs the function in this process."""
 
     def __call__(
         self,

@@ -22,15 +22,15 @@ class Stream:
 
     `samples` identifies the batch's rows (by index in the data set or rollout number). A sample draws the same numbers
     in every batch and on every worker. `seed` is one seed for all rows, or one per row. `path` is the purpose so far.
-    `turn` numbers the batches of a validation, for values that are distributed over its batches; draws do not depend
-    on it.
+    `batch_index` is the index of a validation batch. A model may use it to choose a value for each batch; the draws
+    do not depend on it.
     """
 
     seed: int | tuple[int, ...]
     samples: tuple[int, ...]
     path: tuple[str | int, ...] = ()
     device: str = "cpu"
-    turn: int | None = None
+    batch_index: int | None = None
 
     @classmethod
     def of(cls, seed: int | Sequence[int], samples: Sequence[int], device: str | torch.device = "cpu") -> "Stream":
@@ -43,9 +43,9 @@ class Stream:
         """Return the stream of a purpose: its draws are independent of those of other purposes."""
         return replace(self, path=(*self.path, *purpose))
 
-    def at(self, turn: int) -> "Stream":
-        """Return the same stream with the batch number `turn`."""
-        return replace(self, turn=turn)
+    def for_batch(self, index: int) -> "Stream":
+        """Return the same stream for the validation batch with this index; its draws do not change."""
+        return replace(self, batch_index=index)
 
     @property
     def step(self) -> int | None:

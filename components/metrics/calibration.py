@@ -15,7 +15,7 @@ BINS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Canvases:
-    """Predicted staticness and true error of each token, for canvases of frames that are known."""
+    """Predicted staticness and true error of each token, for canvases whose true frames are known."""
 
     staticness: Float[Tensor, "b t n"]  # as predicted, in [0, 1]
     error: Float[Tensor, "b t n"]  # squared error of the canvas in standardised latents, summed over channels

@@ -1,4 +1,4 @@
-"""Scores of clips against their ground truth, frame by frame: whole clips and windows of them share one computation."""
+"""Scores of clips against their ground truth, frame by frame; whole clips and windows share one computation."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
-"""Distance in form of moving objects, independent of their position in the frame.
+"""Distance between the shapes of moving objects in predictions and truth, independent of their position in the frame.
 
-The score is the sliced Wasserstein distance between patches of predictions and of the truth where anything moves
-(Karras et al. 2018, Sec. 5; Rabin et al. 2011).
+The score is the sliced Wasserstein distance between patches of predictions and of the truth in moving regions (Karras
+et al. 2018, Sec. 5; Rabin et al. 2011).
 """
 
 import math
@@ -30,11 +30,12 @@ def distance(
     truth_moves: Bool[Tensor, "b h w"],
     device: torch.device,
 ) -> float | None:
-    """Return the sliced Wasserstein distance of each frame's patches to its truth's, in grey levels.
+    """Return the sliced Wasserstein distance between the patches of each frame and of its true frame, in grey levels.
 
-    Only patches that overlap a pixel which moves in the truth or in the prediction are compared. Patches that both have
-    cancel out, so an object at a wrong position costs nothing. The sum is divided by the number of patches that overlap
-    motion of the truth. Return None if nothing moves in the truth. n / b predictions of each truth are consecutive.
+    Only patches that overlap a moving pixel of the truth or of the prediction are compared. Patches that occur in both
+    frames cancel out, so an object at a wrong position adds nothing. The sum is divided by the number of patches that
+    overlap motion in the truth. Return None if nothing moves in the truth. The n / b predictions of each true clip are
+    consecutive.
     """
     weights = _directions(clips.shape[2]).to(device)
     samples, total, count = len(clips) // len(truth), 0.0, 0

@@ -1,4 +1,4 @@
-"""Scores of several predictions of one context: the best of them, and whether they are as diverse as they should be."""
+"""Scores of several predictions of one context: the best of them, and their diversity."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Motion of clips compared with the truth, and change at pixels where the truth is still: flicker, jumps.
+"""Motion of clips compared with the true clips, and change at pixels that are still in the true clips (flicker).
 
 FVD alone does not distinguish missing motion from blur.
 """
@@ -29,10 +29,10 @@ def motion(clips: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b"]:
 
 
 def ratio_to_truth(clips: Float[Tensor, "b"], truth: Float[Tensor, "b"]) -> dict[str, float]:
-    """Return `motion_ratio` and `frozen`, or an empty dictionary if no truth moves.
+    """Return `motion_ratio` and `frozen`, or an empty dictionary if no true clip has motion.
 
-    `motion_ratio` is the motion of all clips divided by that of all truths; 1 is ideal. `frozen` is the share of frozen
-    clips (motion below FROZEN of the truth's), among clips whose truth moves.
+    `motion_ratio` is the motion of all clips divided by that of all true clips; 1 is ideal. `frozen` is the share of
+    clips with less than FROZEN times the motion of their true clip, among true clips with motion.
     """
     if not (truth > 0).any():
         return {}
@@ -58,7 +58,7 @@ def still_change(
     still_pixels: Bool[Tensor, "b h w"],
     frames: slice,
 ) -> float | None:
-    """Return the mean absolute change from frame to frame at the still pixels `still_pixels`, in grey levels of 0..255.
+    """Return the mean absolute change from frame to frame at the pixels `still_pixels`, in grey levels of 0..255.
 
     The first predicted frame is compared with `last`, the last frame of the context, so a jump away from the context
     counts. The n / b clips of a context are consecutive. Return None if no pixel is still.

@@ -20,7 +20,7 @@ ExtractFeatures = Callable[[Tensor, str], Tensor]  # clips and a description of 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The scores of a set of clips: `line` of whole clips, `windows` of windows of the predicted frames."""
+    """Scores of a set of clips: `line` for whole clips, `windows` for windows of the predicted frames."""
 
     line: dict[str, Any]
     windows: tuple[dict[str, Any], ...]  # each with its `first` and `last` predicted frame, counted from 1
@@ -38,7 +38,7 @@ class Scorer:
     lpips: LPIPS
 
     def score(self, name: str, clips: UInt8[Tensor, "n f c h w"]) -> Scores:
-        """Return the scores of predictions: n / b consecutive ones per context, in the order of the contexts.
+        """Return the scores of predictions, n / b consecutive ones per context, in the order of the contexts.
 
         Raise InputError if the shape or the number of the clips does not match the truth.
         """
@@ -67,7 +67,7 @@ class Scorer:
     def score_others(
         self, name: str, context: UInt8[Tensor, "n ... c h w"], clips: UInt8[Tensor, "n f c h w"]
     ) -> Scores:
-        """Return the scores of clips without a truth of their own, such as other real clips.
+        """Return the scores of clips that predict no true clip, such as other real clips.
 
         Raise InputError if the shape of the clips does not match the truth.
         """

@@ -32,7 +32,7 @@ class PreviewRenderer(Protocol):
 
 @runtime_checkable
 class Previews(Protocol):
-    """Destination of the previews of a training."""
+    """Destination of the previews of a training run."""
 
     @property
     def clips(self) -> int:
@@ -52,7 +52,7 @@ def sample_latents(latents: Latents, moments: Tensor, stream: Stream) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class InitialWeights:
-    """The weights that a phase starts from."""
+    """Weights from which a phase starts."""
 
     path: Path
     new: tuple[str, ...]  # name prefixes of weights that the file lacks
@@ -103,7 +103,7 @@ def make(
     previews: Previews | None,
     worker: Worker,
 ) -> tuple[Training, Data]:
-    """Return the training of a phase on this worker, and its data.
+    """Return the training state and the data of a phase on this worker.
 
     Rank 0 renders the previews, unless the weights are sharded over several workers.
     """
@@ -161,12 +161,12 @@ def check(model: ModelConfig, recipe: RecipeConfig, latents: Latents, folder: Pa
     if model.latent != latents.shape[1:]:
         raise InputError(
             f"the model is for latents of (channels, height, width) {model.latent}, "
-            f"but {folder} holds {latents.shape[1:]}; set model.latent to these numbers, or train another autoencoder"
+            f"but {folder} holds {latents.shape[1:]}; set model.latent to this shape, or train another autoencoder"
         )
     recipe.check()
     for phase in recipe.resolved_phases():
         if phase.frames is not None and not 2 <= phase.frames <= latents.shape[0]:
             raise InputError(
-                f"{phase.name} takes {phase.frames} latent frames, but {folder} has {latents.shape[0]} a clip; "
-                f"take between 2 and {latents.shape[0]}, or null for all"
+                f"{phase.name} uses {phase.frames} latent frames, but the clips in {folder} have {latents.shape[0]}; "
+                f"use 2 to {latents.shape[0]}, or null for all"
             )

@@ -1,4 +1,4 @@
-"""Training masks, set sizes and generation orders over the tokens of a frame, among them the motion-aware order."""
+"""Training masks, number of tokens per autoregressive step, and generation orders, such as the motion-aware order."""
 
 import itertools
 import math

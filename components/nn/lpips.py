@@ -80,11 +80,11 @@ class LPIPS(nn.Module):
             with safe_open(path, framework="pt") as file:
                 network.load_state_dict({name: file.get_tensor(f"{net}.{name}") for name in network.state_dict()})
         except FileNotFoundError:
-            raise InputError(f"{path} does not exist; run the stage that prepares the public weights") from None
+            raise InputError(f"{path} does not exist; run `dvc repro weights`") from None
         except (SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
-                f"{path} does not hold the weights of LPIPS ({reason}); rerun the stage that prepares them"
+                f"{path} does not hold the weights of LPIPS ({reason}); delete it and run `dvc repro weights`"
             ) from None
         return network
 

@@ -1,1 +1,1 @@
-"""Pictures of clips."""
+"""Images of clips: strips, sheets and animations."""

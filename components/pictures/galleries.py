@@ -29,7 +29,7 @@ _DARK, _LIGHT, _DIM, _ACCENT = (21, 25, 31), (232, 236, 241), (120, 130, 143), (
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A row of frames, empty where `present` is False; `low` and `high` label the ends of the colour scale `scale`."""
+    """A row of frames, empty where `present` is False. `low` and `high` label the ends of the colour scale."""
 
     name: str
     frames: UInt8[np.ndarray, "f h w 3"]
@@ -102,7 +102,7 @@ def filmstrip(
 
 
 def reconstruction_filmstrip(clips: Reconstructions, index: int) -> Filmstrip:
-    """Return a clip before and after the VAE and the error as lanes."""
+    """Return a filmstrip with three lanes: the clip, its reconstruction by the VAE, and the error."""
     truth, reconstruction = clips.truth[index], clips.reconstruction[index]
     chosen = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), MAX_FRAMES + 1)).round().astype(int))
     lanes = (
@@ -114,7 +114,7 @@ def reconstruction_filmstrip(clips: Reconstructions, index: int) -> Filmstrip:
 
 
 def strip(lane: Lane, context: int) -> bytes:
-    """Encode a lane as lossless WebP at the clip's resolution, transparent between frames and for missing frames."""
+    """Encode a lane as lossless WebP at the clip's resolution; gaps and missing frames are transparent."""
     canvas, left_edges = _ribbon(lane, context)
     for frame, present, left in zip(lane.frames, lane.present, left_edges, strict=True):
         if present:

@@ -15,7 +15,7 @@ from components.foundation.files import AGAIN, brief
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Content of gallery.safetensors of a row. `truth`, `sample` and `canvas` hold the predicted frames only."""
+    """Content of a row's gallery.safetensors. `truth`, `sample` and `canvas` hold the predicted frames only."""
 
     names: tuple[str, ...]
     reasons: tuple[str, ...]  # why each clip is shown

@@ -56,7 +56,7 @@ DARK: Final = Theme(
 
 
 def loss_curves(histories: Mapping[str, pd.DataFrame], theme: Theme, *, narrow: bool = False) -> bytes:
-    """Plot each loss term against the training step, one panel per term and one line per row; dots are validation."""
+    """Plot each loss term against the training step, one panel per term, one line per row, dots for validation."""
     names = dict.fromkeys(str(name) for history in histories.values() for name in history)
     terms = [name for name in names if name not in _NOT_TERMS and not name.startswith("validation_")]
     terms = ["loss"] * ("loss" in terms) + [name for name in terms if name != "loss"]
@@ -117,7 +117,7 @@ def latency(evaluations: Sequence[Evaluation], theme: Theme, *, narrow: bool = F
 
 
 def calibration(rows: Mapping[str, Mapping[str, Any]], theme: Theme, *, narrow: bool = False) -> bytes:
-    """Plot observed against predicted staticness of each row, and the share of tokens in each bin; dashed: equal."""
+    """Plot observed against predicted staticness of each row with the diagonal, and the share of tokens in each bin."""
     with _figure(2, theme, narrow, 3.1) as (figure, panels):
         for index, ((row, row_calibration), colour) in enumerate(zip(rows.items(), _colours(theme), strict=False)):
             bins = row_calibration["bins"]
@@ -174,7 +174,7 @@ def drift(lines: Mapping[str, Sequence[Window]], theme: Theme, *, narrow: bool =
 def search(sweep: Sweep, theme: Theme, *, narrow: bool = False) -> bytes:
     """Plot the objective of a search: as a heat map if two parameters form a grid, else one panel per parameter.
 
-    The last panel plots it against the time per frame, if that was measured.
+    The last panel plots the objective against the time per frame, if the time was measured.
     """
     scored = sweep.trials.dropna(subset=[sweep.objective])
     timed = "milliseconds_per_frame" in scored and scored["milliseconds_per_frame"].notna().any()

@@ -19,7 +19,7 @@ RECONSTRUCTIONS: Final = 3  # clips shown per VAE
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Output folders of the stages, in the order shown; stages that did not run have no entry."""
+    """Output folders of the stages, in the order of the page; stages that did not run have no entry."""
 
     evaluations: Mapping[str, Path]  # row -> scores.json, gallery.safetensors
     trainings: Mapping[str, Path]  # row -> history.csv

@@ -24,7 +24,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Reel:
-    """A film as strips below numbered columns."""
+    """A filmstrip as one image strip per lane, below a row of frame numbers."""
 
     title: str
     strips: tuple[Strip, ...]
@@ -35,7 +35,7 @@ class Reel:
 
 @dataclass(frozen=True, slots=True)
 class Animation:
-    """An animation; `across` counts the videos side by side in it."""
+    """An animation; `across` is the number of videos side by side in it."""
 
     row: str
     reason: str  # why it is shown

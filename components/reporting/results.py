@@ -39,7 +39,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Scores of a line of scores.json in frames `first` to `last`, counted from the first predicted frame."""
+    """Scores of frames `first` to `last`, counted from the first predicted frame; from scores.json."""
 
     name: str
     first: int
@@ -49,7 +49,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Content of scores.json of a row."""
+    """Content of a row's scores.json."""
 
     row: str
     protocol: dict[str, Any]
@@ -61,7 +61,7 @@ class Evaluation:
     calibration: dict[str, Any] | None  # of canvas and staticness; None without a canvas
 
     def line(self, name: str) -> Score | None:
-        """Return the scores of this name, or None."""
+        """Return the scores with this name, or None."""
         return next((score for score in self.scores if score.name == name), None)
 
 
@@ -107,20 +107,20 @@ def read_evaluation(folder: Path) -> Evaluation:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not have the format of scores.json ({brief(error)}); {AGAIN}") from None
     if all(score.reference for score in scores):
-        raise InputError(f"{path} holds scores of references only, none of a model; {AGAIN}")
+        raise InputError(f"{path} has scores of reference rows only, and none of a model; {AGAIN}")
     milliseconds, parameters = speed.get("milliseconds_per_frame"), speed.get("parameters")
     return Evaluation(row, protocol, scores, milliseconds, parameters, sampler, drift, calibration)
 
 
 def read_history(folder: Path) -> pd.DataFrame:
-    """Read history.csv in this folder: one line per log interval, NaN where a term was not measured.
+    """Read history.csv in this folder: one row per logged step, NaN where a term was not measured.
 
     Raises InputError if it is missing, damaged, empty or has no column `step`.
     """
     path = folder / "history.csv"
     history = _table(path)
     if "step" not in history or history.empty:
-        raise InputError(f"{path} has no column step, or no lines; {AGAIN}")
+        raise InputError(f"{path} has no column step or no rows; {AGAIN}")
     other = [name for name in history if not pd.api.types.is_numeric_dtype(history[name])]
     if other:
         raise InputError(f"{path}: the column {other[0]} holds a value that is not a number; {AGAIN}")
@@ -138,7 +138,7 @@ def read_sweep(folder: Path) -> Sweep:
     trials["trial"] = trials["trial"].astype(str)
     trials[objective] = pd.to_numeric(trials[objective], errors="coerce")
     if trials[objective].isna().all():
-        raise InputError(f"{path} holds no trial with a score; fix the causes in its column error, then {AGAIN}")
+        raise InputError(f"{path} has no trial with a score; fix the errors in its column error, then {AGAIN}")
     settings = [str(name) for name in trials if name not in _TRIAL_RESULTS and not str(name).startswith("validation_")]
     varied = tuple(name for name in settings if trials[name].nunique(dropna=False) > 1)
     best = str(chosen.get("trial", trials["trial"].iloc[int(trials[objective].argmin())]))

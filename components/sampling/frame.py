@@ -50,7 +50,7 @@ class SamplerConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A sampled frame, with the canvas, the staticness and the generation order behind it."""
+    """A sampled frame with its canvas, its staticness and its generation order."""
 
     latent: Float[Tensor, "b c h w"]
     canvas: Float[Tensor, "b c h w"] | None

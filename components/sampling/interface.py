@@ -13,7 +13,7 @@ Condition = TypeVar("Condition", covariant=True)
 
 @runtime_checkable
 class Proposal(Protocol[Condition]):
-    """Conditions of the next frames, and the model's expectations before their first token is generated."""
+    """Conditions of the next frames, and the predicted canvas and staticness, before their first token is generated."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -81,7 +81,7 @@ class FramePredictor(Protocol[Memory]):
 
     @property
     def guidable(self) -> bool:
-        """Whether guidance works: the model was trained with condition dropout, or needs none."""
+        """Whether guidance works: the model was trained with condition dropout, or does not need it."""
         ...
 
     def remember(self, frames: Float[Tensor, "b t c h w"], memory: Memory | None) -> Memory:

@@ -1,4 +1,4 @@
-"""A trained model with its VAE: pixels in, pixels out."""
+"""Predict pixel frames from pixel frames with a trained model and its VAE."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ from components.foundation.config import Config
 from components.foundation.errors import InputError
 from components.foundation.randomness import Stream
 from components.metrics.calibration import Canvases
-from components.models import trained as models
+from components.models import serialization as models
 from components.models.conditions import encoders
 from components.models.conditions.interface import ActionConfig, condition_of
 from components.models.conditions.predictors import ActionConditioned, CaptionConditioned
-from components.models.trained import ModelDescription
-from components.nn.autoencoders import trained as autoencoders
+from components.models.serialization import ModelDescription
+from components.nn.autoencoders import serialization as autoencoders
 from components.nn.autoencoders.coding import Coder
 from components.nn.autoencoders.interface import shortest
 from components.nn.autoencoders.kinds import VAE
@@ -65,7 +65,7 @@ class Predictor:
 
     @functools.cached_property
     def encoder(self) -> Encoder | None:
-        """Encoder of the conditions; None without conditions. Raises InputError if it is not that of the training."""
+        """Encoder of the conditions; None without conditions. Raises InputError if it differs from training."""
         condition = condition_of(self.description.model)
         if condition is None:
             return None
@@ -78,15 +78,15 @@ class Predictor:
         if encoder.identity != self.description.encoder:
             raise InputError(
                 f"the model was trained with the encoder {self.description.encoder}, but the same name now gives "
-                f"{encoder.identity}; restore the encoder of the training, or run `dvc repro` to train again"
+                f"{encoder.identity}; restore the original encoder, or run `dvc repro` to train again"
             )
         return encoder
 
     def conditioned_on(self, annotations: Annotations) -> FramePredictor:
-        """Return the model conditioned on the clips' annotations, or the model itself without matching annotations.
+        """Return the model conditioned on the clips' annotations; the plain model if none of them applies to it.
 
         Raises InputError for an unknown label, for actions with other columns, and for missing actions if the model was
-        trained without dropping them.
+        trained with condition.drop 0.
         """
         condition = condition_of(self.description.model)
         if isinstance(condition, ActionConfig):
@@ -109,8 +109,8 @@ class Predictor:
     def extend_actions(self, annotations: Annotations, frames: int) -> Annotations:
         """Repeat the last action, so that the actions cover all latent frames of a clip of `frames` pixel frames.
 
-        More frames than requested are sampled if the last latent frame or its group needs them. Raises InputError if
-        there are fewer actions than the requested frames need.
+        Sampling whole latent frames and groups may need more pixel frames than requested. Raises InputError if there
+        are fewer actions than the requested frames need.
         """
         if annotations.actions is None or not isinstance(condition_of(self.description.model), ActionConfig):
             return annotations
@@ -118,8 +118,8 @@ class Predictor:
         needed = shortest(self.vae, frames) + (self.model.group - 1) * self.vae.strides[0]
         if available < frames - 1:
             raise InputError(
-                f"there are actions for {available} frames, but {frames} frames, context included, need those of the "
-                f"first {frames - 1}; give more actions or predict fewer frames"
+                f"there are actions for {available} frames, but {frames} frames of context and prediction need "
+                f"actions for the first {frames - 1} of them; give more actions or predict fewer frames"
             )
         padding = annotations.actions[:, -1:].expand(-1, max(0, needed - available), -1)
         return dataclasses.replace(annotations, actions=torch.cat([annotations.actions, padding], dim=1))

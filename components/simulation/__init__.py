@@ -1,1 +1,1 @@
-"""Simulated worlds."""
+"""Simulated videos: a pusher, a robot arm and moving shapes."""

@@ -1,7 +1,7 @@
 """A simulation that needs only numpy: a pusher shoves discs on a table, filmed by one fixed camera.
 
-The pusher follows velocity commands with inertia; discs slide and slow down by friction. A few frames mostly determine
-the next ones, except for the next command, which only a model with actions gets as input (`Episode.commands`).
+The pusher follows velocity commands with inertia; discs slide and slow down by friction. The context mostly determines
+the next frames, except for the next command, which only a model with actions gets as input (`Episode.commands`).
 """
 
 from typing import Final, Literal

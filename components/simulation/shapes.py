@@ -1,6 +1,6 @@
 """A simulation that needs only numpy: coloured shapes that drift, bounce, spin and occlude one another.
 
-Random pushes accelerate every object now and then, and friction slows it down between pushes. The future is therefore
+Random pushes accelerate each object at random times, and friction slows it down between pushes. The future is therefore
 as uncertain as with a robot arm. The simulation replaces the arm where pybullet cannot be installed.
 """
 

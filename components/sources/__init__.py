@@ -1,1 +1,1 @@
-"""Videos of one's own and of published data sets, and the clips cut out of them."""
+"""Videos of a user and of published data sets, and the clips cut from them."""

@@ -43,7 +43,7 @@ class Episode(Source):
     camera: Camera
 
     def scan(self, how: video.Decoding, begin: video.Begin) -> video.Facts:
-        """Pass the episode's frames on, as `Source.scan` does.
+        """Pass the frames of the episode on, with the interface of `Source.scan`.
 
         Raises InputError if the record is truncated, damaged or has no pictures of this camera.
         """

@@ -1,4 +1,4 @@
-"""The base of all video sources: settings for cutting clips, the videos found, and the checks for completeness."""
+"""Base classes of all video sources: settings for cutting clips, the videos found, and completeness checks."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ _DRAWS: Final = 2**63  # `derive` is uniform in [0, 2^63)
 
 
 class Facts(Config):
-    """Metadata of a published data set, for the report and for the check of completeness."""
+    """Metadata of a published data set, for the report and the completeness check."""
 
     name: str
     licence: str
@@ -39,17 +39,18 @@ class Source:
     path: Path
 
     def scan(self, how: video.Decoding, begin: video.Begin) -> video.Facts:
-        """Decode the video and pass its frames on in order, a few at a time; return the video's metadata.
+        """Decode the video, pass its frames on in order in chunks, and return the video's metadata.
 
-        `begin` returns the function that receives the frames; `begin` is called again for a second reading.
-        Raises InputError for a bad video, possibly after some frames were passed on.
+        `begin()` returns the function that receives the frames. If the file must be read a second time, `begin` is
+        called again and the earlier frames are invalid. Raises InputError for a bad video, possibly after some frames
+        were passed on.
         """
         return video.scan(self.path, how, begin)
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """The videos of a data set, ordered by split and name, and those that are missing or left out."""
+    """The videos of a data set, ordered by split and name, and those that are missing or ignored."""
 
     videos: tuple[Source, ...]
     missing: tuple[Finding, ...]  # listed by the data set, but not found
@@ -63,7 +64,7 @@ class Collection:
         return not self.missing and (self.facts is None or self.facts.counts == self.parts)
 
     def counted(self) -> str:
-        """Return the counts that decide `complete`, as text."""
+        """Return the numbers of found, expected and missing videos as text."""
         if self.facts is None:
             return f"{len(self.missing)} listed videos are missing"
         parts = [f"{part} {self.parts[part]} of {count}" for part, count in self.facts.counts.items()]
@@ -74,7 +75,7 @@ class Cutting(Config):
     """Settings for cutting clips from the videos in the folder `path`.
 
     A clip takes `frames` frames, every `stride`-th of its video. Successive clips start `step` video frames apart. Each
-    job cuts `shard` videos into one shard and holds only one clip and a few more frames in memory.
+    job cuts `shard` videos into one shard; in memory it holds about one clip.
     """
 
     path: str
@@ -84,8 +85,8 @@ class Cutting(Config):
     resolution: tuple[Count, Count]  # height, width in pixels
     shard: Count
     max_rejected: Fraction  # share of videos; a larger share fails the stage
-    words: str | None  # a csv in the folder: columns video and caption, or video and label
-    actions: str | None  # a csv in the folder: columns video, frame and at least one action, one line per frame
+    words: str | None  # a CSV file in the folder: columns video and caption, or video and label
+    actions: str | None  # a CSV file in the folder: columns video, frame and at least one action, one line per frame
 
     @property
     def decoding(self) -> video.Decoding:
@@ -107,9 +108,9 @@ class Cutting(Config):
         return folder
 
     def inside(self, *steps: str) -> Path:
-        """Return the path of a file or folder of the data set, such as its captions, whether it exists or not.
+        """Return the path of a file or folder in the data set, such as its captions file; it need not exist.
 
-        Raises InputError if it lies outside of the data set's folder, is hidden or lies behind a link to a folder.
+        Raises InputError if the path is outside of the data set's folder, hidden, or behind a link to a folder.
         """
         return folders.inside(self.folder, "/".join(steps))
 
@@ -121,8 +122,8 @@ class Cutting(Config):
 class FromFiles(Cutting):
     """Settings for data sets of video files.
 
-    `reader` auto reads with decord the files that decord reads correctly, and the others with PyAV. `fps` gives the
-    clips of all videos one frame rate, whatever the rates of the files: each frame is the newest picture at its time.
+    With `reader` auto, decord reads the files that it decodes correctly, and PyAV the others. `fps` converts all videos
+    to one frame rate: each frame is the latest picture at its time.
     """
 
     reader: video.Reader
@@ -131,7 +132,9 @@ class FromFiles(Cutting):
     @model_validator(mode="after")
     def _in_step(self) -> "FromFiles":
         if self.fps is not None and self.actions is not None:
-            raise ValueError("actions belong to the pictures of the files, so fps must be null; resample the actions")
+            raise ValueError(
+                "actions belong to the frames of the files, so fps must be null; set fps or actions to null"
+            )
         return self
 
     @property
@@ -165,12 +168,12 @@ def collect(
 
 
 def other_than(suffix: str, dataset: str) -> Callable[[Path], str | None]:
-    """Return a function that says why a file is left out of a data set whose videos all end in `suffix`."""
+    """Return a function that returns why a file is ignored in a data set whose videos all end in `suffix`."""
     return lambda path: None if path.suffix.lower() == suffix else f"does not end in {suffix}, as {dataset} does"
 
 
 def drawn(name: str, shares: Mapping[Split, float]) -> Split:
-    """Return the split of a video, drawn by a hash of its name: `shares` of all names, and train for the rest."""
+    """Return the split of a video, by a hash of its name. `shares` are those of each split; train gets the rest."""
     number = derive("split", name) / _DRAWS
     for split, share in shares.items():
         if number < share:

@@ -54,7 +54,7 @@ class Cut(Config):
 
 
 class ShardReport(Config):
-    """Result of a job as plain, picklable data. `shard` is None if no video gave a clip."""
+    """Result of a job as plain, picklable data. `shard` is None if the videos gave no clip."""
 
     split: Split
     index: Whole
@@ -69,7 +69,7 @@ class ShardReport(Config):
 
 
 def entry(config: DatasetConfig) -> Entry:
-    """Return the cache entry in which the shards of a data set wait until all of them are cut."""
+    """Return the cache entry that holds the finished shards of a data set until all shards are finished."""
     inputs = {"path": config.path, "cut": content(config)}  # not the videos: a changed one affects its shard alone
     return Cache.here().entry("clips", inputs, code.fingerprint(__file__))
 
@@ -210,7 +210,7 @@ def _state_of(source: Source) -> list[Any]:
 
 
 def content(config: DatasetConfig) -> dict[str, Any]:
-    """Return the settings of a data set that its clips depend on."""
+    """Return the settings of a data set that determine the content of its clips."""
     return {name: choice for name, choice in configs.plain(config).items() if name not in _NOT_CONTENT}
 
 
@@ -239,13 +239,13 @@ def finish(
 ) -> dict[str, float]:
     """Link the shards of `state` into `out` and write the index, the annotations, the video report and the manifest.
 
-    `about` is the caption or label of each video and `given` are the actions of its frames; None if the data set has
-    none. If two splits have videos with equal frames, only one split keeps its video. The written bytes do not depend
-    on the order of the reports.
+    `about` maps each video to its caption or label, and `given` holds the actions of its frames; None without such
+    annotations. If two splits have videos with equal frames, only one split keeps its video. The written bytes do not
+    depend on the order of the reports.
 
     Returns the numbers of videos and clips and the size of the shards as metrics. Raises InputError if more than
-    `max_rejected` of the videos are rejected or a split with videos has no clip; rejected.json and rejected.html are
-    written before.
+    `max_rejected` of the videos are rejected, or if a split with videos has no clip; rejected.json and rejected.html
+    are written first.
     """
     reports = sorted(reports, key=lambda report: (SPLITS.index(report.split), report.index))
     leaked, repeated = _duplicates(reports)
@@ -329,7 +329,7 @@ def repaired(folder: Path, manifest: ClipsManifest, videos: Path, damaged: Shard
             return made
     raise InputError(
         f"{folder / damaged.file} cannot be cut again: the videos in {videos} have changed; "
-        "restore them, or rerun the stage that makes the folder"
+        "restore them, or run `dvc repro` to cut all clips again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Report on a data set's videos: which are rejected, suspicious, missing or left out, and how they were read."""
+"""Report on a data set's videos: which were rejected, suspicious, missing or ignored, and the reader of each."""
 
 import collections
 import html
@@ -29,7 +29,7 @@ _STYLE = (
 
 
 class Reading(Config):
-    """How one video was read."""
+    """The reader of a video and the reason for it, the number of frames, and the frame rate."""
 
     video: str
     split: Split
@@ -40,7 +40,7 @@ class Reading(Config):
 
     @classmethod
     def of(cls, name: str, split: Split, facts: Facts) -> "Reading":
-        """Return how the video `name` was read."""
+        """Return the record of the video `name`."""
         rate = f"{facts.fps:g}" if facts.fps else "unknown"
         rate = rate if facts.steady else f"variable, {rate} on average"
         return cls(video=name, split=split, reader=facts.reader, reason=facts.reason, frames=facts.count, rate=rate)
@@ -56,7 +56,7 @@ class Findings:
 
 
 def doubts(facts: Facts) -> list[str]:
-    """Return the reasons why a video that decodes is suspicious nevertheless."""
+    """Return the reasons why a video is suspicious although it decodes."""
     reasons = list(facts.doubts)
     if facts.repeated > _MOST_REPEATED:
         reasons.append(f"repeats {facts.repeated:.0%} of its frames")
@@ -65,18 +65,18 @@ def doubts(facts: Facts) -> list[str]:
     return reasons
 
 
-def write(out: Path, told: Findings, collection: Collection, readings: Sequence[Reading]) -> None:
+def write(out: Path, findings: Findings, collection: Collection, readings: Sequence[Reading]) -> None:
     """Write out/rejected.json and out/rejected.html. Raises InputError if a file cannot be written."""
     readers = _counted(f"{reading.reader}: {reading.reason}" for reading in readings)
     rates = _counted(reading.rate.partition(",")[0] for reading in readings)
     content = {
-        "videos": told.videos,
+        "videos": findings.videos,
         "dataset": None if collection.facts is None else configs.plain(collection.facts),
         "found": collection.parts,
         "complete": "yes" if collection.complete else "no",
         "counted": collection.counted(),
-        "rejected": [configs.plain(finding) for finding in told.rejected],
-        "doubtful": [configs.plain(finding) for finding in told.doubtful],
+        "rejected": [configs.plain(finding) for finding in findings.rejected],
+        "doubtful": [configs.plain(finding) for finding in findings.doubtful],
         "missing": [configs.plain(finding) for finding in collection.missing],
         "left_out": [configs.plain(finding) for finding in collection.left_out],
         "readers": readers,
@@ -86,9 +86,9 @@ def write(out: Path, told: Findings, collection: Collection, readings: Sequence[
     page = (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Videos</title>\n'
         f"<style>{_STYLE}</style>\n"
-        f"<h1>{len(told.rejected)} of {told.videos} videos are rejected</h1>\n{_dataset(collection)}"
-        f"{_table(told.rejected)}"
-        f"<h2>{len(told.doubtful)} doubts about videos that are used</h2>\n{_table(told.doubtful)}"
+        f"<h1>{len(findings.rejected)} of {findings.videos} videos are rejected</h1>\n{_dataset(collection)}"
+        f"{_table(findings.rejected)}"
+        f"<h2>{len(findings.doubtful)} doubts about videos that are used</h2>\n{_table(findings.doubtful)}"
         f"<h2>{len(collection.missing)} listed videos are missing</h2>\n{_table(collection.missing)}"
         f"<h2>{len(collection.left_out)} files and folders are left out</h2>\n{_table(collection.left_out)}"
         f"<h2>Readers</h2>\n<p>{READINGS} names the reader of each video.</p>\n{_counts('reader', readers)}"
@@ -98,33 +98,33 @@ def write(out: Path, told: Findings, collection: Collection, readings: Sequence[
 
 
 def write_readings(out: Path, readings: Sequence[Reading]) -> dict[str, str]:
-    """Write how each video was read as a csv. Return its name and its sha256."""
+    """Write the records of all videos as a CSV file. Return its name and its sha256."""
     rows = [tuple(configs.plain(reading).values()) for reading in readings]
     return {READINGS: write_text(out / READINGS, csv_files.to_csv(Reading.model_fields, rows))}
 
 
-def numbers(told: Findings, collection: Collection) -> dict[str, float]:
+def numbers(findings: Findings, collection: Collection) -> dict[str, float]:
     """Return the counts of the report as metrics."""
-    kinds = collections.Counter(finding.kind for finding in told.rejected)
+    kinds = collections.Counter(finding.kind for finding in findings.rejected)
     return {
-        "videos": float(told.videos),
-        "videos_rejected": float(len(told.rejected)),
+        "videos": float(findings.videos),
+        "videos_rejected": float(len(findings.rejected)),
         "videos_short": float(kinds["short"]),
         "videos_duplicate": float(kinds["duplicate"]),
-        "videos_doubtful": float(len({finding.video for finding in told.doubtful})),
+        "videos_doubtful": float(len({finding.video for finding in findings.doubtful})),
         "videos_missing": float(len(collection.missing)),
         "videos_left_out": float(len(collection.left_out)),
         "complete": float(collection.complete),
     }
 
 
-def check(out: Path, told: Findings, clips_left: Mapping[Split, int], most: float) -> None:
-    """Raise InputError if more than the share `most` of the videos is rejected or a split with videos has no clip.
+def check(out: Path, findings: Findings, clips_left: Mapping[Split, int], most: float) -> None:
+    """Raise InputError if more than the share `most` of the videos is rejected, or a split with videos has no clip.
 
     `clips_left` is the number of clips of each split with videos.
     """
     kinds = collections.defaultdict(list)
-    for finding in told.rejected:
+    for finding in findings.rejected:
         kinds[re.sub(r"\d+", "0", finding.reason)].append(finding)
     commonest = max(kinds.values(), key=len, default=[])
     like = (
@@ -133,13 +133,13 @@ def check(out: Path, told: Findings, clips_left: Mapping[Split, int], most: floa
         if commonest
         else ""
     )
-    rejected = f"{len(told.rejected)} of {told.videos} videos are rejected{like}"
+    rejected = f"{len(findings.rejected)} of {findings.videos} videos are rejected{like}"
     advice = f"see {out / 'rejected.html'} and repair or remove these videos"
     for split in SPLITS:
         if clips_left.get(split) == 0:
             raise InputError(f"no clip is left for the split {split}: {rejected}; {advice}")
-    if len(told.rejected) > most * told.videos:
-        raise InputError(f"{rejected}; max_rejected allows a share of {most:g}: {advice}, or raise max_rejected")
+    if len(findings.rejected) > most * findings.videos:
+        raise InputError(f"{rejected}, but max_rejected allows a share of {most:g}; {advice}, or raise max_rejected")
 
 
 def _dataset(collection: Collection) -> str:

@@ -1,7 +1,7 @@
-"""The files of a data set's folder: all that are read are files whose changes DVC sees.
+"""The files of a data set's folder, restricted to files whose changes DVC detects.
 
-DVC follows a link to a file, and a data set's folder may itself be a link, but DVC does not enter links to folders
-below it. Videos behind such a link could change without a stage running again, so they are not read.
+DVC follows a link to a file, and the data set's folder may itself be a link, but DVC does not follow links to folders
+inside it. Videos behind such a link could change without a stage running again, so they are not read.
 """
 
 import os
@@ -20,7 +20,7 @@ _SHOWN: Final = 3  # files listed in an error message
 
 
 class Finding(Config):
-    """A problem with one video and its reason; `split` is None if the video belongs to no split."""
+    """A problem of one video, with its reason; `split` is None if the video belongs to no split."""
 
     kind: Literal["broken", "short", "duplicate", "suspicious", "missing", "left out"]
     split: Split | None
@@ -29,26 +29,26 @@ class Finding(Config):
 
 
 def name(relative: Path) -> str:
-    """Return a path as one line of UTF-8 text with forward slashes; other bytes and control characters become escapes.
+    r"""Return a path as one line of UTF-8 text with forward slashes.
 
-    The escapes are those of Python, such as `\\xff` and `\\n`.
+    Other bytes and control characters become Python escapes, such as `\xff` and `\n`.
     """
     text = relative.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return one_line(text)
 
 
 def by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
-    """Return the paths by their names relative to `folder`. Raises InputError if two have one name."""
+    """Return the paths by their names relative to `folder`. Raises InputError if two paths get the same name."""
     names: dict[str, Path] = {}
     for path in paths:
         if (own := name(path.relative_to(folder))) in names:
-            raise InputError(f"two files in {folder} are both called {own} once their signs are escaped; rename one")
+            raise InputError(f"two files in {folder} have the name {own} after escaping special characters; rename one")
         names[own] = path
     return names
 
 
 def linked_within(link: Path, folder: Path) -> str:
-    """Return why a link to a folder within the data set is left out. Raises InputError if it leads elsewhere."""
+    """Return why a link to a folder of the data set is ignored. Raises InputError if it leads out of the data set."""
     target, home = Path(os.path.realpath(link)), Path(os.path.realpath(folder))
     inside = target.relative_to(home) if target.is_relative_to(home) else None
     if inside is None or any(part.startswith(".") for part in inside.parts):
@@ -63,12 +63,12 @@ def walk(
     home: Path | None = None,
     linked: Callable[[Path, Path], str] = linked_within,
 ) -> tuple[list[Path], list[Finding]]:
-    """Return the files in a folder and below, in a fixed order, and what is left out, each with its reason.
+    """Return the files in a folder and below, in a fixed order, and the ignored entries, each with its reason.
 
-    `unwanted` returns why a file is left out; None for a file that is returned, and "" for one that is of another use.
-    Hidden files and folders are left out, and so are links to folders: `linked` returns why, for the link and `folder`.
-    Findings name files relative to `home`, the data set's folder; None if it is `folder`. Raises InputError if a folder
-    cannot be read, and what `linked` raises.
+    `unwanted(path)` returns the reason to ignore a file, None to return the file, or "" to skip it without a finding.
+    Hidden files and folders are ignored, and so are links to folders, for which `linked(link, folder)` returns the
+    reason. Findings name files relative to `home`, the data set's folder, or to `folder` if `home` is None. Raises
+    InputError if a folder cannot be read, and the errors of `linked`.
     """
     paths: list[Path] = []
     left_out: list[Finding] = []
@@ -100,23 +100,23 @@ def _passed_over(folder: Path) -> bool:
 def _link_error(link: Path) -> InputError:
     target = os.path.realpath(link)
     return InputError(
-        f"{link} is a link to the folder {target}, and DVC would not see a change behind it; replace the link by the "
+        f"{link} is a link to the folder {target}, and DVC does not detect changes behind it; replace the link by the "
         f"folder, or by links to its files: rm {shlex.quote(str(link))} && "
         f"cp -rs {shlex.quote(target)} {shlex.quote(str(link))}"
     )
 
 
 def inside(folder: Path, relative: str) -> Path:
-    """Return the path of a file or folder that belongs to a data set, whether it exists or not.
+    """Return the path of a file or folder that belongs to a data set; it need not exist.
 
-    Raises InputError if DVC would not see its changes, because it lies outside of the data set's folder or behind a
+    Raises InputError if DVC would not detect its changes, because it lies outside of the data set's folder or behind a
     link to a folder. A link to a file is followed. Hidden files are refused, because provenance does not record them.
     """
     path = Path(os.path.normpath(folder / relative))
     if not path.is_relative_to(os.path.normpath(folder)):
         raise InputError(
-            f"{relative} lies outside of the data set's folder {folder}, so DVC would not see its changes; "
-            "put it into the folder"
+            f"{relative} lies outside of the data set's folder {folder}, so DVC does not detect its changes; "
+            "move it into the folder"
         )
     steps = path.relative_to(os.path.normpath(folder)).parts
     for number, step in enumerate(steps):
@@ -129,9 +129,9 @@ def inside(folder: Path, relative: str) -> Path:
 
 
 def check(folder: Path) -> None:
-    """Raise InputError if DVC cannot read the whole of a data set's folder, or would not see the changes in it.
+    """Raise InputError if DVC cannot read a data set's folder completely, or would not detect changes in it.
 
-    DVC ends with an error of its own at a file that cannot be read, a broken link, a name that is not UTF-8 and a pipe.
+    DVC itself fails with an unclear error on an unreadable file, a broken link, a name that is not UTF-8, or a pipe.
     """
     walk(folder, lambda path: None)  # raises InputError for links and folders
     problems = [f"{name(path.relative_to(folder))} {problem}" for path in _all(folder) if (problem := unreadable(path))]
@@ -151,7 +151,7 @@ def _all(folder: Path) -> Iterator[Path]:
 
 
 def unreadable(path: Path) -> str | None:
-    """Return why a file cannot be read by DVC; None if it can."""
+    """Return why DVC cannot read a file; None if it can."""
     try:
         str(path).encode("utf-8")
         mode = path.stat().st_mode  # of the file that a link leads to

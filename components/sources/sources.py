@@ -29,9 +29,9 @@ class FolderConfig(FromFiles):
         """Return the videos of the folder, each file once.
 
         A link to a file is followed. Files that are no videos, hidden files and links to folders of the data set are
-        listed as left out, except the files that the settings name. Raises InputError if the folder is missing,
-        unreadable, not a folder or without videos, or if it holds a link to a folder elsewhere. Raises it too if a
-        split's folder or list is missing, a split has no video, or one file is in two splits.
+        reported as ignored, except the files that the settings name. Raises InputError if the folder is missing,
+        unreadable, not a folder or without videos, if it holds a link to a folder elsewhere, if a split's folder or
+        list is missing, if a split has no video, or if one file is in two splits.
         """
         folder = self.folder
         paths, left_out = folders.walk(folder, self._unwanted())
@@ -74,10 +74,11 @@ class _Row(Config):
 
 
 def check(tables: Mapping[str, Any], where: str) -> int:
-    """Check the folders of all data sets before DVC reads them, and return their number.
+    """Check the folders of all data sets before DVC reads them, and return the number of checked folders.
 
-    `tables` is the content of the params file `where`. Folders that its simulations have yet to make are passed over.
-    Raises InputError if a folder is missing, if DVC cannot read it, or if DVC would not see changes of a file in it.
+    `tables` is the content of the params file `where`. Missing folders that a simulation of `tables` will write are
+    skipped. Raises InputError if a folder is missing, if DVC cannot read it, or if DVC would not detect changes of a
+    file in it.
     """
     made = {f"data/videos/{name}" for name in tables.get("simulations") or {}}
     checked: set[Path] = set()
@@ -113,7 +114,7 @@ def find(config: DatasetConfig) -> Collection:
     if isinstance(config, Published) and config.require_complete and not found.complete:
         assert found.facts is not None
         raise InputError(
-            f"{config.path} is not the whole of {found.facts.name}: {found.counted()}; "
+            f"{config.path} is an incomplete copy of {found.facts.name}: {found.counted()}; "
             f"download the rest from {found.facts.home}, or set require_complete to false"
         )
     return found

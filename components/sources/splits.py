@@ -23,7 +23,7 @@ class NamedSplit(Config):
 
 
 class FoldersSplit(Config):
-    """Split by top-level sub-folders (a laboratory, a camera): those listed go to val or test, all others to train."""
+    """Split by top-level sub-folders, such as one per camera: listed ones go to val or test, all others to train."""
 
     kind: Literal["folders"]
     val: tuple[str, ...]
@@ -56,7 +56,7 @@ class HashSplit(Config):
 class ListsSplit(Config):
     """Split by text files in the folder: each lists the videos of one split, one relative path per line.
 
-    A path may be written in any way that `Names` finds, and the number of a class may follow it.
+    A path may be spelt in any way that `Names` finds, and a class number may follow it.
     """
 
     kind: Literal["lists"]
@@ -70,17 +70,17 @@ SplitConfig = NamedSplit | FoldersSplit | HashSplit | ListsSplit
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The split of each video by its name, without the videos in no split, and the videos that lists name in vain."""
+    """Split of each video by name, without videos of no split; `missing` are listed videos that do not exist."""
 
     splits: dict[str, Split]
     missing: tuple[Finding, ...]
 
 
 def assign(config: SplitConfig, folder: Path, names: Collection[str]) -> Assignment:
-    """Assign videos to splits by their names, of which there must be at least one.
+    """Assign videos to splits by their names; `names` must not be empty.
 
-    Raises InputError if the folder or list of a split is missing, if a folder of it is a link, if a video is in two
-    lists, or if a split that should have videos has none.
+    Raises InputError if the folder or list of a split is missing, if a split's folder is a link, if a video is in two
+    lists, or if a split that needs videos has none.
     """
     match config:
         case NamedSplit():
@@ -127,7 +127,7 @@ def _by_folders(config: FoldersSplit, folder: Path, names: Collection[str]) -> A
             folders.inside(folder, listed)  # raises InputError if it is a link
             raise InputError(
                 f"the data set's split lists the folder {listed!r}, but there is no video in {folder / listed}; "
-                "add some, or remove it from the split"
+                "add a video, or remove the folder from the split"
             )
     chosen: dict[str, Split] = {**dict.fromkeys(config.val, "val"), **dict.fromkeys(config.test, "test")}
     return Assignment({name: chosen.get(name.split("/")[0], "train") for name in names}, ())
@@ -160,10 +160,9 @@ def _missing(split: Split, file: str, lines: list[tuple[int, str]], known: Names
 
 def _found_nothing(split: Split, path: Path, lines: list[tuple[int, str]], known: Names) -> InputError:
     if not lines:
-        return InputError(f"the list {path} is empty, so the split {split} has no video; list some")
+        return InputError(f"the list {path} is empty, so the split {split} has no video; list at least one")
     number, line = lines[0]
     return InputError(
-        f"no line of the list {path} is a video of the data set, so the split {split} has none: line {number} is "
-        f"{line.strip()!r}, which is compared with paths in the data set's folder such as {known.example(line)}; "
-        "write such a path in each line"
+        f"no line of the list {path} names a video of the data set, so the split {split} is empty; line {number} is "
+        f"{line.strip()!r}; write one path relative to the data set's folder, such as {known.example(line)}, per line"
     )

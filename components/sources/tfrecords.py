@@ -25,7 +25,7 @@ Operator = UInt32[np.ndarray, "32"]  # a linear map over GF(2) of 32 bits, as th
 
 
 def offsets(path: Path) -> Iterator[int]:
-    """Yield the byte offset of each record. After a record with a damaged header, at which `read` fails, it stops."""
+    """Yield the byte offset of each record; end after a record with a damaged header, for which `read` raises."""
     total = path.stat().st_size
     with path.open("rb") as file:
         start = 0
@@ -68,7 +68,7 @@ def byte_features(message: bytes) -> dict[str, bytes]:
 
 
 def masked(crc: int) -> int:
-    """Return a CRC as stored in a file: rotated, with an offset, because a CRC over data with its own CRC is weak."""
+    """Return the masked form of a CRC that TFRecords store: rotated, plus a constant."""
     return ((crc >> 15 | crc << 17) + MASK) & 0xFFFFFFFF
 
 

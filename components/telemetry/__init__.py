@@ -1,1 +1,1 @@
-"""What is recorded of a run; it can never change an output."""
+"""Records of a run: metrics, provenance, resource usage and progress. They never change an output but data/usage."""

@@ -1,4 +1,4 @@
-"""What long work does, how far it is, how fast it goes and how long it still takes."""
+"""Progress of long tasks: units done, speed and remaining time; and lines of text for the user."""
 
 import sys
 import time
@@ -18,11 +18,11 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
-QUIET_SECONDS = 20.0  # between lines where the output is a file
+QUIET_SECONDS = 20.0  # between two lines if the output is no terminal
 
 
 class Meter:
-    """A bar in a terminal, a line now and then elsewhere."""
+    """Progress of one task: a progress bar in a terminal, otherwise a printed line every QUIET_SECONDS."""
 
     def __init__(self, label: str, total: int, unit: str, bar: Progress | None) -> None:
         self.label, self.total, self.unit = label, total, unit
@@ -32,9 +32,9 @@ class Meter:
         self._task: TaskID | None = None if bar is None else bar.add_task(label, total=total, speed="")
 
     def update(self, done: int, note: str = "") -> None:
-        """So many are done now; `note` stands behind the speed."""
+        """Set the number of finished units; `note` is shown after the speed."""
         if self.done == 0 and done > 1:
-            # resumed: what was done before says nothing of the speed
+            # resumed: units of an earlier run do not count for the speed
             self.first, self.began = done, time.perf_counter()
         self._show(done, note)
 
@@ -42,16 +42,16 @@ class Meter:
         self.done, self.note = done, note or self.note
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, speed=f"{self._speed()} {self.note}".strip())
-        elif self.done < self.total and time.perf_counter() - self.spoken > QUIET_SECONDS:  # the end is told once
-            self.spoken = time.perf_counter()
+        elif self.done < self.total and time.perf_counter() - self.spoken > QUIET_SECONDS:
+            self.spoken = time.perf_counter()  # `meter` prints the last line
             print(self.line(), flush=True)
 
     def advance(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Add `count` finished units."""
         self._show(self.done + count, "")
 
     def line(self) -> str:
-        """All of it in one line of text."""
+        """Return the progress as one line of text."""
         rate = self._rate()
         left = f", {_duration((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
         return f"  {self.label}: {self.done}/{self.total} {self.unit}, {self._speed()}{left} {self.note}".rstrip()
@@ -66,7 +66,7 @@ class Meter:
 
 @contextmanager
 def meter(label: str, total: int, unit: str) -> Iterator[Meter]:
-    """A meter for work of so many units."""
+    """Provide a meter for a task of `total` units, and show its progress during the block."""
     console = Console()
     if not console.is_terminal:
         quiet = Meter(label, total, unit, None)
@@ -82,7 +82,7 @@ def meter(label: str, total: int, unit: str) -> Iterator[Meter]:
 
 
 def track(items: Iterable[T], label: str, total: int, unit: str) -> Iterator[T]:
-    """The same items, metered."""
+    """Yield the items, and show their number as progress."""
     with meter(label, total, unit) as shown:
         for item in items:
             yield item
@@ -90,12 +90,12 @@ def track(items: Iterable[T], label: str, total: int, unit: str) -> Iterator[T]:
 
 
 def say(text: str) -> None:
-    """A line for the person at the keyboard."""
+    """Print text to standard output."""
     print(_printable(text), flush=True)
 
 
 def complain(text: str) -> None:
-    """A line about what went wrong."""
+    """Print text to standard error."""
     print(_printable(text), file=sys.stderr, flush=True)
 
 

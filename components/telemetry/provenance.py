@@ -25,8 +25,8 @@ NAMED: Final = 5  # at most so many files are listed in a message
 Files = dict[str, str]  # sha256 by path relative to the folder; for a single file the path is "."
 
 
-class Lineage(Config):
-    """Provenance record of a folder: the stage that made it, its inputs and its output."""
+class Provenance(Config):
+    """Provenance record of a folder: the stage that wrote it, its inputs and its output."""
 
     stage: str  # such as train@push-canvasmar
     commit: str | None
@@ -56,7 +56,7 @@ class Hashes:
     def files(self, path: Path) -> Files:
         """Hash every file at or below a path, except hidden files and provenance files.
 
-        A file that cannot be read has the reason in place of its hash, so that the stage can report it.
+        The value of an unreadable file is the reason instead of its hash, so that the stage can report it.
         """
         if path.is_file():
             return {".": self._of(path)}
@@ -109,14 +109,14 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}{SUFFIX}")
 
 
-def write(path: Path, lineage: Lineage) -> Path:
+def write(path: Path, provenance: Provenance) -> Path:
     """Write the provenance file of a folder and return its path."""
     file = beside(path)
-    write_json(file, plain(lineage), indent=1, sort_keys=True)
+    write_json(file, plain(provenance), indent=1, sort_keys=True)
     return file
 
 
-def read(path: Path) -> Lineage | None:
+def read(path: Path) -> Provenance | None:
     """Read the provenance of a folder; None if it has no provenance file. Raises InputError if that is damaged."""
     file = beside(path)
     try:
@@ -125,21 +125,21 @@ def read(path: Path) -> Lineage | None:
         return None
     except ValueError as error:
         raise InputError(f"{file} is not valid JSON ({error}); delete it and run `dvc repro --force`") from None
-    return parse(Lineage, content, where=str(file))
+    return parse(Provenance, content, where=str(file))
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One folder in a chain of provenance: its distance from the first folder, its record and the mismatches found."""
+    """A folder in a chain of provenance: its distance from the first folder, its record and the mismatches found."""
 
     path: str
     depth: int
-    lineage: Lineage | None
+    provenance: Provenance | None
     problems: tuple[str, ...]
 
 
 def follow(root: Path, path: Path) -> Iterator[Link]:
-    """Yield a folder and all folders it was made from, each once. Every file is hashed again, without the cache."""
+    """Yield a folder and all folders that it was made from, each once. Hashes every file again, without the cache."""
     yield from _follow(root, path, 0, {})
 
 
@@ -147,26 +147,26 @@ def _follow(root: Path, path: Path, depth: int, seen: dict[Path, None]) -> Itera
     if path in seen:
         return
     seen[path] = None
-    name, lineage = _named(root, path), read(path)
-    if lineage is None:
-        yield Link(name, depth, None, (f"{name} has no provenance: no stage of this project made it",))
+    name, provenance = _named(root, path), read(path)
+    if provenance is None:
+        yield Link(name, depth, None, (f"{name} has no provenance file, so no stage of this project wrote it",))
         return
-    problems = list(_differences(name, lineage.output, path))
+    problems = list(_differences(name, provenance.output, path))
     behind: list[Path] = []
-    for used, known in lineage.inputs.items():
+    for used, known in provenance.inputs.items():
         source = root / used
         made = read(source)
         if not source.exists():
             problems.append(f"{used}, an input of {name}, is missing")
-        elif used in lineage.sources:
-            problems += list(_differences(used, lineage.sources[used], source))
+        elif used in provenance.sources:
+            problems += list(_differences(used, provenance.sources[used], source))
         elif made is not None and digest(made.output) != known:
-            problems.append(f"{name} was made from another version of {used} than the present one")
+            problems.append(f"{name} was made from another version of {used}")
         if made is not None:
             behind.append(source)
         elif source.is_dir():
             behind += [Path(str(file).removesuffix(SUFFIX)) for file in sorted(source.glob(f"*{SUFFIX}"))]
-    yield Link(name, depth, lineage, tuple(problems))
+    yield Link(name, depth, provenance, tuple(problems))
     for source in behind:
         yield from _follow(root, source, depth + 1, seen)
 
@@ -195,8 +195,8 @@ MEMORY = Path(".state") / "hashes.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Origins:
-    """The inputs of a stage as they were when it began."""
+class StageInputs:
+    """Inputs of a stage with the hashes of their files, read before the stage runs."""
 
     root: Path
     hashes: Hashes
@@ -204,8 +204,8 @@ class Origins:
     files: dict[str, Files]
 
     @classmethod
-    def of(cls, root: Path, folders: Mapping[str, Path], params: Config) -> "Origins":
-        """Reads every file that the stage is given; the videos of a data set are named by its path."""
+    def of(cls, root: Path, folders: Mapping[str, Path], params: Config) -> "StageInputs":
+        """Hash every input file of a stage: the given folders, and the videos of the data set in `params`."""
         given = dict(folders)
         path = getattr(getattr(params, "dataset", None), "path", None)
         if path is not None and Path(path).exists():
@@ -216,17 +216,17 @@ class Origins:
         return cls(root, hashes, given, files)
 
     def tags(self) -> dict[str, str]:
-        """A hash for each input, such as `input.latents`, to find the runs that read the same."""
+        """Return a tag with a hash for each input, such as `input.latents`; runs with equal tags read equal data."""
         return {f"input.{key}": digest(files)[:16] for key, files in self.files.items()}
 
     def log(self, run: Run) -> None:
-        """The inputs as data sets of the run."""
+        """Log the inputs as datasets of the MLflow run."""
         for key, path in self.inputs.items():
             run.dataset(path.name, str(path), digest(self.files[key]), key)
 
     def record(self, out: Path, stage: str, params: Config, tags: Mapping[str, str], run: Run) -> None:
-        """Writes beside an output what made it, and sends that to the run too."""
-        made = Lineage(
+        """Write the provenance file of an output, and copy it to the artifacts of the MLflow run."""
+        made = Provenance(
             stage=stage,
             commit=tags.get("commit"),
             changed=None if "dirty" not in tags else tags["dirty"] == "true",
@@ -243,6 +243,6 @@ class Origins:
         run.artifact(write(self.root / out, made), "provenance")
 
     def _found(self, path: Path) -> bool:
-        """Whether no stage of this tree made what lies there."""
+        """Return whether the input was written by no stage of this project, such as the user's videos."""
         place = self.root / path
         return not beside(place).exists() and not any(place.glob(f"*{SUFFIX}"))

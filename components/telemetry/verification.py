@@ -17,7 +17,7 @@ def verify(root: Path, path: Path) -> int:
     problems: list[str] = []
     links = 0
     for link in provenance.follow(root.resolve(), path.resolve()):
-        made = link.lineage
+        made = link.provenance
         if made is None:
             told = "no provenance is recorded"
         else:
@@ -27,6 +27,6 @@ def verify(root: Path, path: Path) -> int:
         links += 1
         problems += link.problems
     for problem in problems:
-        complain(f"does not fit: {problem}")
-    say(f"{links} folders, " + (f"{len(problems)} problems" if problems else "everything fits"))
+        complain(f"mismatch: {problem}")
+    say(f"{links} folders, " + (f"{len(problems)} mismatches" if problems else "no mismatches"))
     return len(problems)

@@ -1,4 +1,4 @@
-"""The checkpoints of one training: which to keep, which to resume from, and a background thread that writes them."""
+"""Checkpoints of one training run: which to keep, which to resume from, and a background thread that writes them."""
 
 import math
 import shutil
@@ -35,7 +35,7 @@ class CheckpointManager:
         """Return the newest undamaged checkpoint and its state, or None. Call `warn` for each damaged one.
 
         Remove partial checkpoints of killed processes. Raise InputError if a checkpoint has another identity than this
-        training.
+        training run.
         """
         for partial in self.folder.glob(f".{PREFIX}*"):
             shutil.rmtree(partial, ignore_errors=True)
@@ -49,7 +49,7 @@ class CheckpointManager:
     def write(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Copy the state now, and write it as the checkpoint of this step in the background.
 
-        Wait for the previous checkpoint if it is still being written. Raise the error that its writing raised, if any.
+        Wait for the previous checkpoint if it is still being written, and raise the error of its writing, if any.
         """
         self.check(wait=True)
         metadata = {**self._notes, **self.identity, "step": step, SCORE: metrics.get(SCORE)}
@@ -108,7 +108,7 @@ def _score(path: Path) -> float:
 
 
 def copy_to_cpu(state: Any) -> Any:
-    """Return the state with every tensor copied to the CPU, so that training can go on."""
+    """Return the state with every tensor copied to the CPU, so that training can continue during the write."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):
@@ -119,7 +119,7 @@ def copy_to_cpu(state: Any) -> Any:
 
 
 def num_bytes(state: Any) -> int:
-    """Return the bytes of all tensors in a state."""
+    """Return the total size of all tensors in a state, in bytes."""
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()

@@ -1,4 +1,4 @@
-"""The metrics of a training over its steps, as a csv table."""
+"""Metrics of a training run over its steps, as a CSV table."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ MEASURED: Final = (
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
-    """Write one csv line per interval of the log. A metric that was not measured at a step is an empty cell.
+    """Write a CSV file with one line per logged step. A metric that was not measured at a step is an empty cell.
 
     The MEASURED metrics are omitted, because the file is a DVC output and must not differ from run to run.
     """

@@ -1,4 +1,4 @@
-"""The training loop: a generator of progress, independent of Ray and MLflow, for any module that returns losses."""
+"""Training loop for any module that returns losses: a generator of progress, independent of Ray and MLflow."""
 
 import logging
 import math
@@ -48,7 +48,7 @@ def _no_op(model: Any, step: int) -> None:
 
 @dataclass(frozen=True)
 class Worker:
-    """One process of a training: its rank, the world size, and its device."""
+    """One process of a training run: its rank, the world size, and its device."""
 
     rank: int
     world_size: int
@@ -73,7 +73,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress of a training after a step."""
+    """Progress of a training run after a step."""
 
     step: int  # completed steps
     metrics: dict[str, float]  # empty except at the steps of recipe.log_every and recipe.validate_every
@@ -81,7 +81,7 @@ class Progress:
 
 
 class Training:
-    """Model, averaged model, optimiser and schedule: all state of a training, and one training step as a method."""
+    """Model, averaged model, optimiser and schedule: the whole state of a training run, and its training step."""
 
     def __init__(self, model: nn.Module, parallel: Callable[[nn.Module], nn.Module], recipe: RecipeConfig) -> None:
         recipe.check()
@@ -122,7 +122,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Load this state, to resume from its step."""
+        """Load a state that `state` returned; training then resumes at its step."""
         self.step = state["step"]
         self.model.load_state_dict(sharding.shard_like(state["model"], self.model.state_dict()))
         self.averaged.load_state_dict(sharding.shard_like(state["averaged"], self.averaged.state_dict()))
@@ -204,8 +204,7 @@ class Training:
 
         A model with masks is validated at each number of visible tokens of its grid, and losses are means over the
         grid. The averaged weights process each clip at every grid point, which gives the curve of the flow loss. The
-        raw weights process each clip once, so that a validation takes only three times as long as at one grid point,
-        and not five times.
+        raw weights process each clip once, to save time.
         """
         grid = validation.grid_of(self.model)
         averaged = self._validation(self.averaged.module.eval(), validation.full_grid(data.validation, grid))
@@ -218,7 +217,7 @@ class Training:
         for part in batches:
             options = {} if part.visible is None else {"visible": part.visible}
             for samples, batch in self._micro_batches(part.samples, part.batch):
-                stream = self.stream(samples, "validation").at(part.index)
+                stream = self.stream(samples, "validation").for_batch(part.index)
                 means.add(part.visible, self.losses(model, batch, stream, **options), len(samples))
         return means
 

@@ -32,8 +32,8 @@ class LossMonitor:
     def check(self, step: int) -> None:
         """Replace this worker's metrics by means over all workers, and check them. Synchronises with the device.
 
-        `step` is the step of the last row. Raise InputError, on all workers alike, if a metric is not finite or the
-        loss has exploded. The error has the step, its metrics and the samples of every worker.
+        `step` is the last added step. Raise InputError, on all workers alike, if a metric is not finite or the loss has
+        exploded. The error names the step, its metrics and the samples of every worker.
         """
         table = mean_over_workers(torch.stack(self.rows))
         self.rows = list(table)
@@ -56,7 +56,7 @@ class LossMonitor:
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return the state with which a resumed training logs the same metrics as an uninterrupted one."""
+        """Return the state that a resumed training run needs to log the same metrics as an uninterrupted one."""
         return {
             "lowest": self.lowest,
             "names": list(self.names),
@@ -97,5 +97,5 @@ def gather_samples(samples: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def world_size() -> int:
-    """Return the number of workers of this training (the world size), 1 without torch.distributed."""
+    """Return the number of workers of this training run; 1 without torch.distributed."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

@@ -38,9 +38,9 @@ class StartConfig(Config):
 
 
 class PhaseConfig(Config):
-    """A phase of a training, which starts from the averaged weights of the phase before.
+    """A phase of a training run, which starts from the averaged weights of the previous phase.
 
-    null takes the value of the recipe or the model.
+    A field that is null takes its value from the recipe or the model.
     """
 
     steps: Count
@@ -53,7 +53,7 @@ class PhaseConfig(Config):
 
 
 class RecipeConfig(Config):
-    """Settings of a training, the same for an autoencoder and for a video model."""
+    """Settings of a training run, the same for an autoencoder and for a video model."""
 
     seed: Seed
     steps: Count
@@ -68,19 +68,19 @@ class RecipeConfig(Config):
     precision: Literal["float32", "bfloat16"]
     activation_checkpointing: bool  # recompute the activations of blocks in the backward pass to save memory
     compile: bool  # with torch.compile, which needs a C++ compiler
-    workers: Count | FewestMost  # a number; [fewest, most]: as many as the cluster has room for
+    workers: Count | FewestMost  # a number; [fewest, most]: as many as the cluster has resources for
     parallel: Literal["ddp", "fsdp"]  # ddp: each worker holds the whole model; fsdp: a shard of every weight
     log_every: Count  # steps
     validate_every: Count
     validation_clips: Whole
     checkpoint_every: Count
     keep: Count  # number of newest checkpoints to keep, besides the best by validation loss
-    start: StartConfig | None  # null: fresh weights
+    start: StartConfig | None  # null: random weights
     phases: tuple[PhaseConfig, ...]  # run in this order; empty: a single phase of `steps` steps
 
     @property
     def num_workers(self) -> tuple[int, int]:
-        """The fewest and the most workers."""
+        """Minimum and maximum number of workers."""
         return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
 
     def resolved_phases(self) -> list["Phase"]:
@@ -99,11 +99,11 @@ class RecipeConfig(Config):
         return phases
 
     def result_settings(self) -> dict[str, Any]:
-        """Return the settings that determine the result. A resumed training may change only RUNTIME_SETTINGS."""
+        """Return the settings that determine the result. A resumed run may change only RUNTIME_SETTINGS."""
         return {name: value for name, value in plain(self).items() if name not in RUNTIME_SETTINGS}
 
     def check(self) -> None:
-        """Raise InputError if settings of the recipe or of a phase do not fit together."""
+        """Raise InputError if settings of the recipe or of a phase contradict each other."""
         for phase in self.resolved_phases() if self.phases else ():
             phase.recipe.check()
         if self.phases and self.phases[-1].resolution is not None:
@@ -121,9 +121,9 @@ class RecipeConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A phase of a training with its complete recipe."""
+    """A phase of a training run with its complete recipe."""
 
-    name: str  # empty for a training without phases
+    name: str  # empty for a training run without phases
     recipe: RecipeConfig
     frames: int | None  # number of latent frames; None: all
     resolution: tuple[int, int] | None  # height, width in pixels that clips are resized to; None: not resized
@@ -132,8 +132,8 @@ class Phase:
     def latent_shape(self, full_shape: tuple[int, int, int], size: tuple[int, int]) -> tuple[int, int, int]:
         """Return (channels, height, width) of the latents in this phase.
 
-        Clips that are not resized have latents of `full_shape` and the height and width `size` in pixels.
-        Raise InputError if the phase's resolution is not a multiple of the VAE's stride.
+        `full_shape` is that of clips at their own resolution `size` (height, width in pixels). Raise InputError if the
+        phase's resolution is not a multiple of the VAE's stride.
         """
         if self.resolution is None:
             return full_shape

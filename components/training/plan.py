@@ -1,4 +1,4 @@
-"""Estimated FLOPs, memory and network traffic of a training, computed on meta and fake tensors before it starts."""
+"""Estimated FLOPs, memory and network traffic of a training run, computed on meta and fake tensors before it starts."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -69,20 +69,20 @@ def plan(build: Callable[[], nn.Module], clip: Any, recipe: RecipeConfig) -> Pla
 
 
 def parameters(model: nn.Module) -> dict[str, int]:
-    """Return the number of weights in each child module, and under `others` those of the model itself."""
+    """Return the number of weights in each child module; `others` counts those of the model itself."""
     parts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
     direct = sum(weight.numel() for weight in model.parameters(recurse=False))
     return {name: count for name, count in {**parts, "others": direct}.items() if count}
 
 
 def draw_steps(model: Any, batch: Any, seed: int, steps: Sequence[int]) -> list[Any]:
-    """Return the random draws of these steps on a batch. The model may be a meta model, as `draw` uses no weights."""
+    """Return the random draws of these steps on a batch. `model` may be on the meta device: `draw` uses no weights."""
     stream = Stream.of(seed, range(len(batch)), batch.device)
     return [model.draw(batch, stream.fork("step", step)) for step in steps]
 
 
 def loss_names(build: Callable[[], nn.Module], clip: Any) -> list[str]:
-    """Return the names of the losses that a training on clips like `clip` ([1, ...]) reports.
+    """Return the names of the losses that training on clips like `clip` ([1, ...]) reports.
 
     The total is first, then its terms. Runs on the meta device, so nothing is computed.
     """
@@ -99,7 +99,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 
 def flops(model: nn.Module, draws: Sequence[Any], batch: Any) -> float:
-    """Return the FLOPs of forward and backward of a meta model on this batch: the mean over `draws`."""
+    """Return the FLOPs of the forward and backward pass of a meta model on this batch: the mean over `draws`."""
     total = 0
     for step_draws in draws:
         with FlopCounterMode(display=False) as counter:
@@ -110,7 +110,7 @@ def flops(model: nn.Module, draws: Sequence[Any], batch: Any) -> float:
 
 def working_memory(build: Callable[[], nn.Module], clip: Any, clips: int, recipe: RecipeConfig) -> int:
     """Return the peak bytes of gradients and activations in a step with micro-batches of `clips` clips."""
-    # imported late: they take seconds, and a training that only counts FLOPs does not need them
+    # imported late: they take seconds, and a training run that only counts FLOPs does not need them
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -135,7 +135,7 @@ def working_memory(build: Callable[[], nn.Module], clip: Any, clips: int, recipe
 
 
 def unsharded_weights(model: nn.Module) -> int:
-    """Return how many weights and gradients FSDP holds unsharded at once: two blocks and everything outside blocks."""
+    """Return how many weights and gradients FSDP holds unsharded at once: two blocks, and all outside blocks."""
     blocks = [block for part in model.modules() if isinstance(part, nn.ModuleList) for block in part]
     sizes = sorted((sum(weight.numel() for weight in block.parameters()) for block in blocks), reverse=True)
     inside = {weight for block in blocks for weight in block.parameters()}

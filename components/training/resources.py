@@ -1,4 +1,4 @@
-"""Speed and memory of a training: step rate, waiting for data, matmul peak, memory peak, out-of-memory errors.
+"""Speed and memory of a training run: step rate, waiting for data, matmul peak, memory peak, out-of-memory errors.
 
 Activation checkpointing saves memory: activations are recomputed in the backward pass instead of being stored.
 """
@@ -49,7 +49,7 @@ class Clock:
 
 @functools.cache  # half a second at most, once in a process
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the best measured FLOP/s of matrix products on this device in this dtype."""
+    """Return the highest measured FLOP/s of matrix products on this device in this dtype."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best, end = math.inf, time.perf_counter() + 0.5

@@ -18,7 +18,7 @@ Batches = Sequence[tuple[tuple[int, ...], Any]]  # sample ids and batch
 
 @dataclass(frozen=True, slots=True)
 class GridBatch:
-    """Clips of one batch, and the number of visible tokens that they are evaluated at."""
+    """Clips of one batch, and their number of visible tokens."""
 
     index: int  # index of the batch
     visible: int | None  # number of visible tokens; None for a model without masks
@@ -78,7 +78,7 @@ class MeanLosses:
     def curve(self, prefix: str) -> dict[str, float]:
         """Return the flow loss at each number of visible tokens; empty without masks.
 
-        The numbers in the names are zero-padded, so that the names sort by them.
+        The numbers in the names are zero-padded, so that the names sort in numerical order.
         """
         counts = sorted(visible for visible in self._sums if visible is not None and "flow" in self._sums[visible])
         width = max(3, len(str(counts[-1]))) if counts else 0

@@ -1,4 +1,4 @@
-"""Open video files: the stream that players show, and what the container states about it."""
+"""Open video files: select the video stream that players show, and read the metadata of the container."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ TEXT_FORMATS: Final = frozenset({"tty"})  # FFmpeg renders text files as picture
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a container states about its shown video stream. Times are in seconds."""
+    """Metadata of the shown video stream, as the container states it. Times are in seconds."""
 
     form: str  # FFmpeg's name of the container format
     codec: str  # FFmpeg's name of the decoder
@@ -34,7 +34,7 @@ class Header:
 
     @property
     def size(self) -> int:
-        """About how many bytes all decoded frames take."""
+        """Approximate size in bytes of all decoded pictures."""
         return round(3 * self.height * self.width * (self.declared or self.duration * self.fps))
 
 
@@ -50,7 +50,7 @@ class Film:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Film]:
-    """Open a video file. Raises InputError if it is missing, empty, not a video or without pictures."""
+    """Open a video file. Raises InputError if it is missing, empty, not a video or has no video stream."""
     try:
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path")
@@ -68,7 +68,7 @@ def opened(path: Path) -> Iterator[Film]:
         if container.format.name in TEXT_FORMATS or not len(container.streams):
             raise InputError(f"{path} is not a video; remove it")
         if not streams:
-            raise InputError(f"{path} holds no pictures, only sound; remove it")
+            raise InputError(f"{path} has no video stream; remove it")
         shown = next((stream for stream in streams if stream.disposition & stream.disposition.default), streams[0])
         if shown.codec_context is None:  # a damaged header may not name the codec
             raise InputError(f"{path} is damaged or in an unknown codec; copy it again or remove it")
@@ -128,7 +128,10 @@ def packet_times(packet: Any) -> tuple[int | None, int | None, int]:
 
 
 def picture_times(film: Film, packets: Sequence[tuple[int | None, int | None, int]]) -> tuple[tuple[float, ...], float]:
-    """Return when each picture is shown and when the last one ends, in seconds; NaN if a packet has no time."""
+    """Return when each picture is shown and when the last one ends, in seconds.
+
+    All times are NaN if a packet has no time.
+    """
     place = 1 if film.header.form == lengths.AVI else 0  # AVI has no presentation times
     shown = sorted((stamp, packet[2]) for packet in packets if (stamp := packet[place]) is not None)
     if not shown or len(shown) < len(packets):
@@ -139,7 +142,7 @@ def picture_times(film: Film, packets: Sequence[tuple[int | None, int | None, in
 
 
 def last_moment(path: Path) -> float:
-    """Return when the last packet of any stream ends, in seconds; NaN if the file cannot be read to its end."""
+    """Return the end of the last packet of any stream in seconds; NaN if the file cannot be read to its end."""
     latest = 0.0
     try:
         with av.open(str(path)) as container:

@@ -1,8 +1,8 @@
-"""Decode all pictures of a video file with decord, where decord reads the file correctly.
+"""Decode all pictures of a video file with decord, if decord decodes the file correctly.
 
-decord shows frames that an edit list hides and stretches pictures whose size changes. `refusal` and `look` find the
-files where that could happen by their header, their index and their key frames. decord also shows damaged pictures
-without an error, and `pictures` raises one if FFmpeg reports damage.
+decord shows frames that an edit list hides, and stretches pictures whose size changes. `refusal` and `look` detect
+files where this can happen from their header, index and key frames. decord also returns damaged pictures without an
+error; `pictures` raises one if FFmpeg reports damage.
 """
 
 import math
@@ -28,7 +28,7 @@ MOST_BYTES: Final = 2**30  # of decoded pictures; decord's memory grows with the
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the key frames of a file tell."""
+    """Result of `look`: whether decord can read a file, and the times of its pictures."""
 
     refusal: str | None  # the reason why decord should not read the file
     times: tuple[float, ...]  # when each picture of the file is shown, in seconds; NaN if unknown
@@ -37,7 +37,7 @@ class Look:
 
 
 class DecordError(Exception):
-    """decord read a file with an error, or with another number of pictures than the file holds."""
+    """decord failed, or returned damaged pictures or another number of pictures than the file has."""
 
 
 @cache
@@ -47,19 +47,19 @@ def library() -> Any:
         import decord
     except (ImportError, OSError):
         return None
-    decord.logging.set_level(decord.logging.ERROR)  # what `reports` looks for
+    decord.logging.set_level(decord.logging.ERROR)  # `reports` searches for its error lines
     return decord
 
 
 def refusal(film: Film) -> str | None:
-    """Return why decord should not read a whole file, by its header; None if it should."""
+    """Return why decord should not read a whole file, judged by its header; None if it should."""
     if film.header.size > MOST_BYTES:
         return "the video is long"
     return faulty(film)
 
 
 def faulty(film: Film) -> str | None:
-    """Return why decord would read a file wrongly, by its header; None if it would not."""
+    """Return why decord would decode a file wrongly, judged by its header; None if it would not."""
     header = film.header
     reasons = {
         "the container is not mp4, mov, mkv, webm or avi": header.form not in FORMATS,
@@ -74,9 +74,9 @@ def faulty(film: Film) -> str | None:
 
 
 def look(film: Film) -> Look:
-    """Decode the key frames and read the time stamps of all pictures, which decord gets wrong for some files.
+    """Decode the key frames and read the time stamps of all pictures, because decord's own are wrong for some files.
 
-    Finds damaged key frames, a first frame that is no key frame, key frames of several sizes and mirrored pictures.
+    Detects damaged key frames, a first frame that is no key frame, key frames of several sizes and mirrored pictures.
     """
     context = film.stream.codec_context
     context.thread_count, context.skip_frame = 1, "NONKEY"
@@ -107,9 +107,9 @@ def look(film: Film) -> Look:
 
 
 def pictures(path: Path, seen: Look, first: int = 0) -> Iterator[Picture]:
-    """Yield the pictures from the one with index `first` on, in order, upright.
+    """Yield the pictures from index `first` on, in order and upright.
 
-    Raises DecordError if some are missing or if decord reports an error.
+    Raises DecordError if pictures are missing or decord reports an error.
     """
     decord, count, number = library(), len(seen.times), first
     with reports() as reported:
@@ -130,7 +130,7 @@ def pictures(path: Path, seen: Look, first: int = 0) -> Iterator[Picture]:
         except (decord.DECORDError, RuntimeError, AssertionError, IndexError, ValueError):
             raise DecordError(f"decord fails after {number} of {count} frames") from None
         if reported():
-            raise DecordError("FFmpeg reports damage to decord")
+            raise DecordError("FFmpeg reports damage while decord decodes")
 
 
 def _hides(film: Film) -> bool:

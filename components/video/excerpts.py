@@ -1,4 +1,4 @@
-"""A few frames from anywhere in a long video, without decoding what comes before."""
+"""Read a few frames from anywhere in a long video, without decoding the frames before them where possible."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ from components.video.rate import EARLY
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """Successive frames of a video."""
+    """Consecutive frames of a video."""
 
     frames: UInt8[Tensor, "f c h w"]
     first: int  # index of the first of these frames in the video
@@ -42,11 +42,11 @@ class _Seen:
 
 
 def read(path: Path, size: tuple[int, int], start: float, count: int) -> Excerpt:
-    """Return `count` frames, or those that are left, from the picture on that is shown at `start` seconds.
+    """Return `count` frames, or fewer at the end, starting with the picture that is shown at `start` seconds.
 
-    decord jumps there. Its first picture must equal the one that PyAV decodes from the key frame before; if it does
-    not, or if decord cannot read the file, PyAV reads the frames. Raises InputError for a bad file as `video.scan`
-    does, and if the video ends before `start`.
+    decord seeks to that picture. It must equal the picture that PyAV decodes from the preceding key frame; otherwise,
+    or if decord cannot read the file, PyAV reads the frames. Raises InputError for a bad file as `video.scan` does, and
+    if the video ends before `start`.
     """
     if start == 0:
         return part(path, size, 0, count)
@@ -59,9 +59,10 @@ def read(path: Path, size: tuple[int, int], start: float, count: int) -> Excerpt
 
 
 def part(path: Path, size: tuple[int, int], first: int, count: int) -> Excerpt:
-    """Return `count` frames, or those that are left, from the one with index `first` on.
+    """Return `count` frames from index `first` on, or fewer at the end of the video.
 
-    Reads no more of the file than these frames need. Raises InputError as `read` does, and if there is no such frame.
+    Reads no more of the file than these frames need. Raises InputError as `read` does, and if there is no frame
+    `first`.
     """
     if first == 0:
         return _excerpt(_from_begin(path, 0), size, count, 0, "pyav", "the excerpt begins the video")
@@ -72,10 +73,10 @@ def part(path: Path, size: tuple[int, int], first: int, count: int) -> Excerpt:
 
 
 def last(path: Path, size: tuple[int, int], most: int) -> Excerpt:
-    """Return the last `most` frames of a video, or all of a shorter one.
+    """Return the last `most` frames of a video, or all frames of a shorter one.
 
-    Jumps to them if the container has an index of its pictures. Otherwise all frames are decoded, of which these and a
-    few others are held. Raises InputError for a bad file as `video.scan` does, except for damage that it jumps over.
+    Seeks to them if the container has an index of its pictures. Otherwise all frames are decoded, and only about `most`
+    of them are in memory. Raises InputError for a bad file as `video.scan` does, except for damage in skipped parts.
     """
     seen = _seen(path)
     if seen.indexed and seen.counted and len(seen.times) > most:
@@ -95,10 +96,9 @@ def last(path: Path, size: tuple[int, int], most: int) -> Excerpt:
 
 
 def newest(path: Path, size: tuple[int, int], first: int, count: int | None, most: int) -> Excerpt:
-    """Return the last `most` of the `count` frames from index `first` on, or of all from there on if `count` is None.
+    """Return the last `most` of the `count` frames from index `first` on; if `count` is None, up to the video's end.
 
-    If the video ends earlier, the frames that are left are returned, possibly none. Raises InputError as `part` and
-    `last` do.
+    If the video ends earlier, fewer frames are returned, possibly none. Raises InputError as `part` and `last` do.
     """
     if count is not None:
         needed = min(count, most)
@@ -119,7 +119,7 @@ def limited(path: Path, size: tuple[int, int], most: int) -> UInt8[Tensor, "f c 
 
 
 def _jumped(path: Path, size: tuple[int, int], seen: _Seen, first: int, count: int) -> Excerpt:
-    reason = seen.refusal or ("decord can jump in it" if seen.indexed else "the container has no index of its times")
+    reason = seen.refusal or ("decord can seek in it" if seen.indexed else "the container has no index of its times")
     if not seen.refusal and seen.indexed:
         try:
             sure = next(_decoded(path, seen, first))
@@ -127,7 +127,7 @@ def _jumped(path: Path, size: tuple[int, int], seen: _Seen, first: int, count: i
             head = next(jumped)
             if np.array_equal(head.pixels, sure.pixels):
                 return _excerpt(itertools.chain([head], jumped), size, count, first, "decord", reason)
-            reason = "decord jumps to another picture"
+            reason = "decord seeks to another picture"
         except decord_reader.DecordError as error:
             reason = str(error)
     return _excerpt(_decoded(path, seen, first), size, count, first, "pyav", reason)
@@ -168,7 +168,7 @@ def _from_begin(path: Path, first: int) -> Iterator[Picture]:
             found = True
             yield picture
     if not found:
-        told = f"ends before its frame {first}; start earlier" if first else "has no frames; copy it again or remove it"
+        told = f"ends before frame {first}; start earlier" if first else "has no frames; copy it again or remove it"
         raise InputError(f"{path} {told}")
 
 

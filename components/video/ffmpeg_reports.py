@@ -1,7 +1,7 @@
-"""Whether FFmpeg reports damage while decord decodes.
+"""Detect whether FFmpeg reports damage while decord decodes.
 
-decord shows a damaged picture without an error. Its FFmpeg only writes a line to the standard error of the process,
-which is therefore collected in a file meanwhile. Lines of others are passed on afterwards.
+decord returns a damaged picture without an error. Its FFmpeg only prints a line to standard error. Standard error of
+the process is therefore redirected to a file during decoding; afterwards the lines of other writers are printed.
 """
 
 import os
@@ -20,9 +20,9 @@ _open: list[tuple[IO[bytes], int, list[object]]] = []  # at most one: the file, 
 
 @contextmanager
 def reports() -> Iterator[Callable[[], bool]]:
-    """Provide a function that returns whether FFmpeg has reported something since.
+    """Redirect standard error, and provide a function that returns whether FFmpeg has printed a report since.
 
-    With several users at a time, the reports of one count for all of them.
+    If several threads use this at the same time, a report counts for all of them.
     """
     user = object()
     with _LOCK:

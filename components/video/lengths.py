@@ -1,8 +1,8 @@
-"""Whether a video file is whole, by the lengths that its container states.
+"""Detect truncated video files by the lengths that their containers state.
 
-A container's length is not a number of frames: frames may have any duration, and sound may outlast the pictures. The
-evidence for a truncated file is a size in the container beyond the end of the file, or a last picture long before the
-end that the container states for the video stream itself. Everything else is a doubt.
+The stated length is not a number of frames: frames may have any duration, and audio may be longer than the video. A
+file is truncated if a size in the container reaches beyond the end of the file, or if the last picture is long before
+the stated end of the video stream. Anything else makes a file only suspicious.
 """
 
 from pathlib import Path
@@ -27,9 +27,9 @@ _STARTS: Final = (
 
 
 def missing_bytes(path: Path, form: str) -> int | None:
-    """Return the number of bytes that the container states beyond the end of the file; None if it states no size.
+    """Return how many bytes the container states beyond the end of the file; None if it states no size.
 
-    `form` is FFmpeg's name of the container format. Files written live, transport streams and others state no size.
+    `form` is FFmpeg's name of the container format. Live recordings, transport streams and some others state no size.
     """
     size = path.stat().st_size
     end: int | None = None
@@ -92,7 +92,7 @@ def _riff(file: BinaryIO, size: int) -> int | None:
 
 
 def begins_like_a_video(path: Path) -> bool:
-    """Return whether the first bytes of a file are those of a video container. A file that cannot be read is not."""
+    """Return whether the first bytes of a file are those of a video container; False for an unreadable file."""
     try:
         if not path.is_file():  # opening a pipe would wait for a writer
             return False
@@ -110,12 +110,12 @@ def begins_like_a_video(path: Path) -> bool:
 
 
 def is_truncated(path: Path, missing: int | None) -> bool:
-    """Return whether a file lacks so many of the bytes that its container states that it is truncated."""
+    """Return whether a file is truncated: the share of `missing` bytes exceeds MOST_MISSING."""
     return bool(missing) and _share(path, missing) > MOST_MISSING
 
 
 def truncation(path: Path, missing: int | None) -> str:
-    """Return how much of a truncated file is missing, and what to do."""
+    """Return the end of an error message: the share of missing bytes of a truncated file, and what to do."""
     return f"is truncated: {_share(path, missing):.0%} of its bytes are missing; copy it again or remove it"
 
 

@@ -1,4 +1,4 @@
-"""Decoded pictures on their way from a reader: upright, cropped and timed."""
+"""Decoded pictures of a reader: types, cropping, and time stamps."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ STEADY: Final = 0.002  # seconds; containers round time stamps to milliseconds
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Successive pictures of one size, cropped to the part that is kept, and when each is shown."""
+    """Consecutive pictures of one size, cropped to the part that is kept, with the time of each."""
 
     pictures: UInt8[ndarray, "f h w 3"]  # in memory that the next chunk uses again
     times: tuple[float, ...]  # seconds by the container's clock; NaN if unknown
@@ -31,7 +31,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One decoded picture in memory that its decoder may use again, and when it is shown, in seconds."""
+    """One decoded picture, in memory that its decoder may reuse, with its time in seconds."""
 
     pixels: UInt8[ndarray, "h w 3"]
     begin: float
@@ -61,9 +61,9 @@ def gather(pictures: Iterable[Picture], size: tuple[int, int]) -> Iterator[Chunk
 
 
 class Clock:
-    """Turns time stamps to seconds since the first picture, and measures the frame rate.
+    """Converts time stamps to seconds since the first picture, and measures the frame rate.
 
-    Time stamps that are missing, go back or jump count as the usual time from one picture to the next.
+    A time stamp that is missing, decreases or jumps is replaced by the previous one plus the nominal frame duration.
     """
 
     def __init__(self, nominal: float, form: str) -> None:
@@ -84,16 +84,16 @@ class Clock:
         return self._now
 
     def after(self, end: float) -> float:
-        """Return the seconds from the first picture to the end of the newest one."""
+        """Return the seconds from the first picture to the end of the last one so far."""
         shown = end - self._stamp
         return self._now + (shown if 0 < shown <= self._longest else self._nominal)
 
     @property
     def fps(self) -> float:
-        """The mean frame rate so far; 0 before the second picture."""
+        """Mean frame rate so far; 0 before the second picture."""
         return round((self._steps - 1) / self._now, 3) if self._now else 0.0
 
     @property
     def steady(self) -> bool:
-        """Whether all pictures are shown equally long."""
+        """Whether all pictures are shown for the same time."""
         return self._widest - min(self._shortest, self._widest) <= STEADY

@@ -1,4 +1,4 @@
-"""Decode all pictures of a video file with PyAV, on one thread, and raise an error rather than show a damaged one."""
+"""Decode all pictures of a video file with PyAV on one thread; damaged pictures raise an error."""
 
 import math
 import struct
@@ -23,10 +23,10 @@ _FAULTS: Final = (av.FFmpegError, OSError, ValueError)
 
 
 def pictures(film: Film, doubts: list[str]) -> Iterator[Picture]:
-    """Yield all pictures in order, upright; append what is doubtful about them to `doubts`.
+    """Yield all pictures in order, upright; append the reasons why the file is suspicious to `doubts`.
 
-    Raises InputError if a picture is damaged, except the pictures before the first one that can be decoded and, in a
-    file that may be truncated, the last one.
+    Raises InputError if a picture is damaged. Damage is allowed before the first decodable picture and, in a file that
+    may be truncated, in the last picture.
     """
     converter = VideoReformatter()  # shared: `frame.reformat` would set up a converter for every frame
     matrix, pixel = None, film.header.pixel
@@ -53,9 +53,9 @@ def pictures(film: Film, doubts: list[str]) -> Iterator[Picture]:
 
 
 def upright(pixels: UInt8[ndarray, "h w 3"], matrix: Matrix) -> UInt8[ndarray, "_ _ 3"]:
-    """Return a view of the picture as players show it: turned by quarters and mirrored as the display matrix says.
+    """Return a view of the picture as players show it: rotated by multiples of 90 degrees and mirrored.
 
-    A picture's point (x, y) is shown at (a x + c y, b x + d y), where the matrix is (a, b, c, d).
+    The display matrix (a, b, c, d) moves a point (x, y) of the picture to (a x + c y, b x + d y).
     """
     a, b, c, d = matrix
     if transposes(matrix):
@@ -64,13 +64,13 @@ def upright(pixels: UInt8[ndarray, "h w 3"], matrix: Matrix) -> UInt8[ndarray, "
 
 
 def transposes(matrix: Matrix) -> bool:
-    """Return whether a display matrix turns rows to columns."""
+    """Return whether a display matrix swaps rows and columns."""
     a, b, c, d = map(abs, matrix)
     return b + c > a + d
 
 
 def display_matrix(frame: Any) -> Matrix | None:
-    """Return the display matrix of a frame; None if it has none or if it changes nothing."""
+    """Return the display matrix of a frame; None if it has none or the identity."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None

@@ -1,4 +1,4 @@
-"""Frames at a fixed rate from pictures that are shown at any times."""
+"""Convert pictures with any time stamps to frames at a fixed rate."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -12,7 +12,7 @@ MOST: Final = 64  # frames at a time
 
 
 class FixedRate:
-    """Repeats and skips pictures so that frame n is the newest picture at n / fps seconds."""
+    """Repeats and skips pictures so that frame n is the latest picture at n / fps seconds."""
 
     def __init__(self, fps: float) -> None:
         self._fps = fps
@@ -21,14 +21,14 @@ class FixedRate:
         self._begin = 0.0  # seconds at which the newest picture begins
 
     def take(self, pictures: UInt8[Tensor, "f c h w"], times: Sequence[float]) -> Iterator[UInt8[Tensor, "_ c h w"]]:
-        """Take the next pictures and the increasing seconds at which they begin; yield the frames that are complete."""
+        """Take the next pictures with their increasing start times in seconds; yield the frames that are complete."""
         begins = list(times) if self._newest is None else [self._begin, *times]
         held = pictures if self._newest is None else torch.cat([self._newest, pictures])
         self._newest, self._begin = held[-1:], begins[-1]
         yield from self._frames(held, begins[1:])
 
     def finish(self, end: float) -> Iterator[UInt8[Tensor, "_ c h w"]]:
-        """Yield the frames that show the last picture, which ends at `end` seconds."""
+        """Yield the remaining frames, which show the last picture; it ends at `end` seconds."""
         if self._newest is not None:
             yield from self._frames(self._newest, [end])
 

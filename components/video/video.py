@@ -1,8 +1,8 @@
-"""Read video files to frames. `write` and `write_gif` encode clips to files.
+"""Decode video files to frames; `write` and `write_gif`, which encode clips, are available here too.
 
 A file is decoded from its first picture to its last, on one thread, by decord or by PyAV. Both give the same pictures,
-except of videos with more than 8 bits a channel. No decoder outlives the call, because a decoder that crosses a fork
-hangs.
+except for videos with more than 8 bits per channel. Decoders are closed before a call returns, because a decoder that
+crosses a fork hangs.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ _LENGTH_TOLERANCE: Final = 0.05  # share of the length that the container states
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How videos become frames."""
+    """Settings for decoding a video: frame size, reader and frame rate."""
 
     size: tuple[int, int]  # height, width in pixels
     reader: Reader  # auto: decord where it reads the file correctly, PyAV otherwise
@@ -97,11 +97,12 @@ def versions() -> dict[str, str | None]:
 
 
 def scan(path: Path, how: Decoding, begin: Begin) -> Facts:
-    """Decode a video file of any length and pass its frames on in order, a few at a time; return its metadata.
+    """Decode a video file of any length, pass its frames on in order in chunks, and return its metadata.
 
-    Calls `begin` first, and again if decord has failed and PyAV reads the file from the start. Pictures are turned
-    upright, and cropped and resized to `how.size` with the shape that players show. Raises InputError if the file is
-    missing, empty, not a video, without pictures, damaged or truncated, possibly after some frames were passed on.
+    Calls `begin` first, and again if decord has failed and PyAV reads the file from the start. Pictures are rotated
+    upright, cropped and resized to `how.size` with the aspect ratio that players show. Raises InputError if the file is
+    missing, empty, not a video, without a video stream, damaged or truncated, possibly after some frames were passed
+    on.
     """
     header, seen, reason = _examined(path, how.reader)
     if seen is not None:
@@ -119,7 +120,7 @@ def scan(path: Path, how: Decoding, begin: Begin) -> Facts:
 
 
 def read(path: Path, size: tuple[int, int]) -> Video:
-    """Return a whole video in memory, decoded and resized as in `scan`. Raises the same errors."""
+    """Return a whole video in memory, decoded and resized as by `scan`. Raises InputError as `scan` does."""
     fitted: list[Tensor] = []
 
     def begin() -> Take:
@@ -131,7 +132,7 @@ def read(path: Path, size: tuple[int, int]) -> Video:
 
 
 def from_pictures(pictures: UInt8[ndarray, "f h w 3"], size: tuple[int, int], declared: int, take: Take) -> Facts:
-    """Do what `scan` does, for pictures in memory; `declared` is the number of frames that they should have."""
+    """Same as `scan` for pictures in memory; `declared` is the expected number of pictures."""
     take(fit(_tensor(pictures), size))
     return Facts(
         count=len(pictures),
@@ -148,9 +149,9 @@ def from_pictures(pictures: UInt8[ndarray, "f h w 3"], size: tuple[int, int], de
 
 
 def frames(path: Path, size: tuple[int, int]) -> Iterator[UInt8[Tensor, "f c h w"]]:
-    """Yield the frames of `scan`, a few at a time, so that the caller may stop early. Raises the same errors.
+    """Yield the frames of `scan` in chunks, so that the caller may stop early. Raises InputError as `scan` does.
 
-    PyAV reads them, because it holds few pictures whatever the file.
+    PyAV reads them, because it holds few pictures in memory for any file.
     """
     with container.opened(path) as film:
         passage = _Passage(film.header, Decoding(size, "pyav", None), lambda frames: None)

@@ -1,6 +1,6 @@
 """Check that each split has enough clips for recipes, searches and protocols.
 
-Splits whose number of clips is not known yet are not checked.
+Splits with a still unknown number of clips are not checked.
 """
 
 import csv
@@ -26,7 +26,7 @@ Counts = dict[str, int]  # split -> clips, for the splits whose number of clips 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is on disk: the project's folder, and the folders of clips that are known to be up to date, by data set."""
+    """State of the disk: the project's folder, and the up-to-date folders of clips by data set."""
 
     root: Path
     clips: Mapping[str, Path]
@@ -34,7 +34,7 @@ class Known:
 
 
 def simulated(check: ParamsCheck, dataset: Any) -> tuple[str, Any] | None:
-    """Return name and settings of the simulation that makes the videos of a data set; None if none does."""
+    """Return name and settings of the simulation that writes the videos of a data set; None without one."""
     for name in check.names("simulations"):
         if dataset.path == f"data/videos/{name}":
             world = check.entry("simulations", name, "")
@@ -43,10 +43,10 @@ def simulated(check: ParamsCheck, dataset: Any) -> tuple[str, Any] | None:
 
 
 def counts(check: ParamsCheck, name: str, dataset: Any, known: Known) -> Counts:
-    """Return the clips of each split of a data set, without the splits for which they are not known yet.
+    """Return the number of clips of each split of a data set, without splits whose number is still unknown.
 
-    They are known from the clips on disk if these are up to date, and else from the settings of the simulation. Of a
-    folder of videos, only the splits without a video are known.
+    The numbers come from the clips on disk if these are up to date, otherwise from the settings of the simulation. For
+    a user's folder of videos, only splits without a video are included, with 0 clips.
     """
     folder = known.clips.get(name)
     if folder is not None and not (folder / shards.MANIFEST).is_file():
@@ -65,7 +65,7 @@ def counts(check: ParamsCheck, name: str, dataset: Any, known: Known) -> Counts:
 
 
 def dataset(check: ParamsCheck, name: str, known: Known) -> Any:
-    """Check a data set against the simulation that makes its videos; return its settings, None if they are wrong."""
+    """Check a data set against the simulation that writes its videos; return its settings, None if invalid."""
     found = check.entry("datasets", name, f"--row {name}")
     if found is None or (source := simulated(check, found)) is None:
         return found
@@ -99,7 +99,7 @@ def experiment(check: ParamsCheck, row: Row, known: Known) -> None:
     search, protocol = row.search, row.protocol
     if search is not None and search.kind == "sampling":
         _enough(check, f"{row.path('search')}.clips", search.clips, 2, where, "val", scored)
-        _fewer(check, f"{row.path('search')}: clips and unseen", search.clips + search.unseen, where, "val", scored)
+        _fewer(check, f"{row.path('search')}: clips + unseen", search.clips + search.unseen, where, "val", scored)
     if protocol is not None:
         _enough(check, f"{row.path('protocol')}.clips", protocol.clips, 2, where, "test", scored)
 
@@ -115,7 +115,7 @@ def ablation(check: ParamsCheck, name: str, known: Known) -> None:
 
 
 def autoencoder(check: ParamsCheck, name: str, known: Known) -> None:
-    """Check that the splits have enough clips for the training of an autoencoder."""
+    """Check that the splits have enough clips for training an autoencoder."""
     vae = check.entry("autoencoders", name, f"--row {name}")
     config = vae and check.entry("datasets", vae.dataset, f"autoencoders.{name}.dataset")
     recipe = vae and check.entry("recipes", vae.recipe, f"autoencoders.{name}.recipe")
@@ -141,7 +141,7 @@ def _train(check: ParamsCheck, row: Row, where: str, found: Counts) -> None:
 def _some(check: ParamsCheck, where: str, found: Counts) -> None:
     for split in ("train", "val"):
         if found.get(split, 1) < 1:
-            check.problem(f"the split {split} of {where} has no clips, but a training needs one; {_more(split, where)}")
+            check.problem(f"the split {split} of {where} has no clips, but training needs some; {_more(split, where)}")
 
 
 def _enough(check: ParamsCheck, setting: str, wanted: int, least: int, where: str, split: str, found: Counts) -> None:
@@ -157,11 +157,11 @@ def _enough(check: ParamsCheck, setting: str, wanted: int, least: int, where: st
 def _fewer(check: ParamsCheck, setting: str, wanted: int, where: str, split: str, found: Counts) -> None:
     count = found.get(split)
     if count is not None and 0 < count < wanted:
-        check.note(f"{setting}: {wanted} clips are wanted, but the split {split} of {where} has {count}; all are used")
+        check.note(f"{setting} is {wanted}, but the split {split} of {where} has {count} clips; all are used")
 
 
 def _more(split: str, where: str) -> str:
-    return f"get more clips: more videos in {split} ({where}.split), or a smaller {where}.step"
+    return f"assign more videos to {split} ({where}.split), or lower {where}.step to cut more clips"
 
 
 def _of_simulation(config: Any, world: Any) -> Counts:
@@ -211,7 +211,7 @@ def _columns(check: ParamsCheck, row: Row, key: str, known: Known) -> None:
         if unknown := sorted(labels - set(condition.classes)):
             check.problem(
                 f"{row.path(key)}.words has the label {unknown[0]!r}, which {row.path('model')}.condition.classes does "
-                f"not list; add the {len(unknown)} missing labels"
+                f"not list; add the {len(unknown)} missing labels to it"
             )
 
 

@@ -1,4 +1,4 @@
-"""The entries of params.yaml, parsed one by one, and the problems that are found in them."""
+"""Entries of params.yaml, parsed one by one, with the problems found in them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class ParamsCheck:
         return list(entries) if isinstance(entries, dict) else []
 
     def entry(self, table: str, name: str, where: str) -> Any:
-        """Return an entry, or None with a problem if it is missing or wrong. `where` is the setting that names it."""
+        """Return an entry, or None with a problem if it is missing or invalid. `where` is the setting that names it."""
         if name not in self.names(table):
             known = ", ".join(self.names(table)) or "nothing"
             self.problem(f"{where} is {name!r}, but {table} has no such entry; it has {known}")
@@ -79,7 +79,7 @@ class ParamsCheck:
         self.notes[f"{self.file}: {sentence}"] = None
 
     def attempt(self, action: Callable[[], T], where: str = "") -> T | None:
-        """Return what an action returns, or None with the problem if it raises InputError."""
+        """Return the result of an action, or None with the problem if it raises InputError."""
         try:
             return action()
         except InputError as error:
@@ -89,7 +89,7 @@ class ParamsCheck:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of experiments with the entries that it names; an entry is None if it is missing or wrong."""
+    """A row of experiments with the entries that it names; an entry is None if it is missing or invalid."""
 
     name: str
     chosen: Experiment
@@ -104,7 +104,7 @@ class Row:
 
     @classmethod
     def of(cls, check: ParamsCheck, name: str) -> "Row | None":
-        """Return a row, or None with a problem if the row itself is missing or wrong."""
+        """Return a row, or None with a problem if the row itself is missing or invalid."""
         chosen = check.entry("experiments", name, f"--row {name}")
         if chosen is None:
             return None

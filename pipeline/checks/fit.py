@@ -1,4 +1,4 @@
-"""Whether the entries that a row names fit one another: frames, sizes, latents, sets, guidance and conditions."""
+"""Check that the entries of a row match each other: frames, sizes, latents, sets, guidance and conditions."""
 
 from collections.abc import Container, Mapping
 from functools import partial
@@ -26,8 +26,8 @@ from pipeline.tuning.sampler_search import SamplingSearch
 SMALLEST: Final = 11  # height and width in pixels that SSIM needs
 
 
-class Trained(Config):
-    """The settings that a training search can vary: a model and its recipe."""
+class ModelAndRecipe(Config):
+    """A model and its recipe: the settings that a training search can vary."""
 
     model: ModelConfig
     recipe: RecipeConfig
@@ -54,7 +54,9 @@ def autoencoder(check: ParamsCheck, name: str) -> None:
         needed[f"{where}.objective.adversarial.depth {objective.adversarial.depth}"] = 2**objective.adversarial.depth
     for what, least in needed.items():
         if short < least:
-            check.problem(f"{what} needs frames of at least {least} x {least} pixels, not {_shown(vae.resolution)}")
+            check.problem(
+                f"{what} needs frames of {least} x {least} or more; raise {where}.resolution {_shown(vae.resolution)}"
+            )
     if recipe is not None:
         check.attempt(recipe.check, f"recipes.{vae.recipe}")
         if recipe.start is not None or recipe.phases:
@@ -65,7 +67,7 @@ def autoencoder(check: ParamsCheck, name: str) -> None:
 
 
 def experiment(check: ParamsCheck, row: Row) -> None:
-    """Check all that a row names against each other."""
+    """Check all entries of a row against each other."""
     if row.autoencoder is not None:
         autoencoder(check, row.chosen.autoencoder)
         if row.autoencoder.dataset != row.chosen.dataset:
@@ -171,8 +173,8 @@ def _conditions(check: ParamsCheck, row: Row) -> None:
         config = getattr(row, dataset)
         if config is not None and getattr(config, key) is None:
             check.problem(
-                f"{row.path('model')}.condition takes {what}, but {row.path(dataset)}.{key} is null; name a csv there, "
-                "or set the condition to null"
+                f"{row.path('model')}.condition takes {what}, but {row.path(dataset)}.{key} is null; set it to a "
+                "CSV file, or the condition to null"
             )
 
 
@@ -288,7 +290,7 @@ def _search(check: ParamsCheck, row: Row) -> None:
         check.attempt(partial(sampler_search.suggester, row.sampler, search), where)
         return
     if row.recipe.phases:
-        check.problem(f"{where} tries recipes of one phase, but {row.path('recipe')} has phases; name another recipe")
+        check.problem(f"{where} needs a recipe without phases, but {row.path('recipe')} has some; name another recipe")
         return
     content = {"model": plain(row.model), "recipe": plain(row.recipe)}
     check.attempt(partial(training_search.suggester, content, search), where)
@@ -298,11 +300,11 @@ def _search(check: ParamsCheck, row: Row) -> None:
 
 def _trial(row: Row, content: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
     """Raise InputError if a training search cannot try a setting or does not report its objectives."""
-    chosen = parse(Trained, spaces.changed(content, setting, "model and recipe"), where="space")
+    chosen = parse(ModelAndRecipe, spaces.changed(content, setting, "model and recipe"), where="space")
     chosen.recipe.check()
     frames = row.autoencoder.latent[0] if isinstance(row.autoencoder, FoldedVAEConfig) else 3
     clip = zero_clip(chosen.model, (frames, *chosen.model.latent))
     reported = [f"validation_{name}" for name in loss_names(chosen.model.build, clip)]
     for name in row.search.objectives:
         if name not in reported:
-            raise InputError(f"no model reports {name}; choose objectives among {', '.join(reported)}")
+            raise InputError(f"training does not report {name}; choose objectives from {', '.join(reported)}")

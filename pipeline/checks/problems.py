@@ -1,4 +1,4 @@
-"""Check params.yaml before anything runs: the whole file, or what concerns the row of a stage."""
+"""Check params.yaml before anything runs: the whole file, or the entries that a stage's row uses."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ ALL: Final = "`canvasmar check` prints all problems"
 
 
 def whole(tables: Mapping[str, Any], file: str, root: Path, *, videos_needed: bool) -> ParamsCheck:
-    """Return all problems and notes of a params file: of every entry, row and ablation, and of what is on disk.
+    """Return all problems and notes of a params file: in entries, rows and ablations, and in the data on disk.
 
     With `videos_needed`, a data set whose folder of videos is missing is a problem.
     """
@@ -36,7 +36,7 @@ def whole(tables: Mapping[str, Any], file: str, root: Path, *, videos_needed: bo
 
 
 def before_stage(tables: Mapping[str, Any], table: str | None, row: str | None, folders: Mapping[str, Path]) -> None:
-    """Raise InputError if a row of a stage, or a row that depends on it, cannot be run to its end.
+    """Raise InputError if a row of a stage, or a row that depends on it, would fail later.
 
     `folders` are the stage's inputs; the clips among them are up to date.
     """

@@ -206,7 +206,7 @@ def submit(
     list_jobs: Annotated[bool, typer.Option("--list", help="List the jobs of the cluster.")] = False,
     status: Annotated[str | None, typer.Option(metavar="ID", help="Print the status of a job.")] = None,
     stop: Annotated[
-        str | None, typer.Option(metavar="ID", help="Stop a job; a training writes a checkpoint first.")
+        str | None, typer.Option(metavar="ID", help="Stop a job; a training run writes a checkpoint first.")
     ] = None,
     follow: Annotated[
         str | None, typer.Option(metavar="ID", help="Show the log of a job until it ends, and fetch its results.")
@@ -241,11 +241,11 @@ def plan(
         typer.Option(
             metavar="TFLOP/S",
             help="TFLOP/s of one worker, for the estimated hours. Repeat the option for more rates. "
-            "A training logs its rate as teraflops_per_second.",
+            "Training runs log their rate as teraflops_per_second.",
         ),
     ] = [1.0, 10.0, 100.0],  # noqa: B006
 ) -> None:
-    """Estimate the cost of a training before it runs.
+    """Estimate the cost of a training run before it starts.
 
     Prints parameters, tokens, FLOPs, memory and hours, or all problems of the params file. Needs no data.
     """
@@ -262,7 +262,7 @@ def check(
     """Find every problem of params.yaml before anything runs.
 
     Checks every setting, the entries of each row against each other, and the videos and clips on disk: that there are
-    enough, and that DVC can read them and sees their changes. Exits with status 2 if there are problems.
+    enough, and that DVC can read them and detects their changes. Exits with status 2 if there are problems.
     """
     with _project():
         from pipeline.checks.command import run

@@ -1,4 +1,4 @@
-"""Command `plan`: estimate parameters, FLOPs, memory and hours of a training before it runs."""
+"""Command `plan`: estimate parameters, FLOPs, memory and hours of a training run before it starts."""
 
 import math
 from pathlib import Path

@@ -126,8 +126,8 @@ def find_videos(path: Path) -> tuple[list[Path], dict[str, str]]:
 def name_outputs(files: Sequence[Path], folder: Path, seeds: Sequence[int]) -> dict[str, Path]:
     """Return the files by output names such that no two predictions write a file of the same name.
 
-    A file is named by its stem, by its path in `folder` if several have the stem, and with a number after it if another
-    file has that name or writes such a file: `clip` writes clip-panels.mp4, as `clip-panels` does.
+    The output name is the file's stem, or its path in `folder` if several files have that stem. A number is appended if
+    the outputs of another file would collide: `clip` writes clip-panels.mp4, as `clip-panels` does.
     """
     counts = Counter(file.stem for file in files)
     names: dict[str, Path] = {}
@@ -178,8 +178,8 @@ def find_actions(
 ) -> Float[np.ndarray, "f i"] | None:
     """Return the actions of a video file from frame `first` on, or None if `table` is None.
 
-    The table may name the file by the last parts of its path. Raise InputError if the columns are not those of the row,
-    or if not exactly one entry of the table matches the file.
+    The table may name the file by the last parts of its path. Raise InputError if the columns differ from those of the
+    row's model, or unless exactly one entry of the table matches the file.
     """
     if table is None:
         return None

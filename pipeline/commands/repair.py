@@ -66,7 +66,7 @@ def repair_latents(clips: Path, autoencoder: Path, folder: Path, check: bool) ->
     """Encode the damaged shards of a folder of latents again from their clips; with `check`, only list the shards.
 
     Raise InputError if the latents are of other clips or of another VAE, if a file other than a shard is damaged, or if
-    a new shard differs from the manifest's hash.
+    the hash of a new shard differs from the manifest.
     """
     manifest = read_manifest(LatentsManifest, folder)
     key = moments.key_of(clips, autoencoder)
@@ -88,7 +88,7 @@ def _replace(folder: Path, shard: Shard, encode: Encode, piece: Piece) -> None:
     new = encode(piece).shard
     if new.sha256 != shard.sha256:
         raise InputError(
-            f"cannot repair {folder / shard.file}: the new shard has another hash, as is possible on another machine "
-            "or with another number of threads; run `dvc repro --force` for the stage cache_latents"
+            f"cannot repair {folder / shard.file}: the new shard has another hash, which can happen on another machine "
+            "or with another number of threads; run `dvc repro --force cache_latents`"
         )
     shards.replace(_temporary(folder) / new.file, folder)

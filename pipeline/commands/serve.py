@@ -78,7 +78,7 @@ _deployment: Any = serve.deployment  # Ray's type hints allow functions only, no
 
 
 class RefusedError(Exception):
-    """A request that is refused, with the HTTP status and the error message of the response."""
+    """A refused request, with the HTTP status and the error message of the response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -103,8 +103,9 @@ class PendingRequest:
 class Replica:
     """Deployment that holds the model and predicts several requests as one batch.
 
-    `serve.batch` closes a batch after a fixed time, long before this model is free, so under load each request would be
-    its own batch. Here a batch consists of the requests that are waiting when the replica can start one.
+    `serve.batch` closes a batch after a fixed time, which is much shorter than one prediction, so under load each
+    request would be its own batch. Here a batch consists of the requests that are waiting when the replica can start
+    one.
     """
 
     def __init__(self, root: str, row: str, device: str | None, threads: int) -> None:
@@ -242,7 +243,7 @@ class Ingress:
         return StreamingResponse(prepend(first, lines), media_type="application/x-ndjson")
 
     async def answer(self, request: Request, query: dict[str, int]) -> AsyncGenerator[str, None]:
-        """Yield all JSON lines; count the request as running until the end or until the client disconnects."""
+        """Yield all JSON lines. The request counts as running until the end, or until the client disconnects."""
         self.running += 1
         try:
             context = await self.read(request, query)

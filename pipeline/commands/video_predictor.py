@@ -18,12 +18,12 @@ from components.datasets import resizing
 from components.datasets.annotations import NONE, Annotations
 from components.datasets.latents import restore
 from components.foundation import checkpoint, config
-from components.foundation.devices import exactly
+from components.foundation.devices import full_precision
 from components.foundation.errors import InputError
 from components.foundation.files import read_json
 from components.foundation.randomness import Stream
 from components.models.conditions.interface import ActionConfig, condition_of
-from components.models.trained import ModelDescription
+from components.models.serialization import ModelDescription
 from components.nn.autoencoders.interface import Autoencoder, shortest, to_uint8
 from components.sampling.frame import Draft, SamplerConfig
 from components.sampling.interface import FramePredictor
@@ -151,7 +151,7 @@ class VideoPredictor(Predictor):
         """
         size, stride, notes = self.size, self.vae.strides[0], []
         if start < 0 or (context is not None and context < 1):
-            raise InputError(f"start is {start} and context is {context}; give at least 0 and at least 1")
+            raise InputError(f"start is {start} and context is {context}; use start >= 0 and context >= 1")
         if isinstance(video, str | Path):
             excerpt = excerpts.newest(Path(video), size, start, context, 1 + (MAX_CONTEXT - 1) * stride)
             frames, count = excerpt.frames, excerpt.first + len(excerpt.frames) - start
@@ -286,9 +286,9 @@ class VideoPredictor(Predictor):
 
     @property
     def reach(self) -> int | None:
-        """Number of past latent frames that are decoded with the newest one; None for all of them."""
+        """Number of past latent frames that are decoded together with the current one; None for all of them."""
         if not self._probed:
-            with exactly():  # TF32 rounding errors would exceed the tolerance of the probe
+            with full_precision():  # TF32 rounding errors would exceed the tolerance of the probe
                 self._reach, self._probed = probe(self.vae, self.description.model.latent, self.device), True
         return self._reach
 

@@ -15,7 +15,7 @@ from components.foundation import checkpoint, devices
 from components.foundation.caching import code
 from components.foundation.caching.cache import Cache
 from components.foundation.config import plain
-from components.nn.autoencoders import trained
+from components.nn.autoencoders import serialization
 from components.nn.autoencoders.coding import Coder
 from components.telemetry.progress import say
 from pipeline.runtime import ray_map
@@ -53,7 +53,7 @@ def key_of(clips: Path, autoencoder: Path) -> LatentKey:
         settings={
             "preprocessing": manifest.cut,
             "plan": manifest.files[INDEX],
-            "precision": trained.description(autoencoder).precision,
+            "precision": serialization.description(autoencoder).precision,
         },
     )
 
@@ -64,7 +64,7 @@ def encoder(clips: Path, autoencoder: Path, out: Path, size: Size | None = None)
     Clips are scaled to `size` unless it is None, and encoded in batches that fit into memory.
     """
     device = devices.device()
-    coder = Coder(trained.load(autoencoder, device), device)
+    coder = Coder(serialization.load(autoencoder, device), device)
     open_split = functools.cache(functools.partial(Clips.open, clips))
 
     def encode(piece: Piece) -> ShardReport:
@@ -107,7 +107,7 @@ def fill(clips: Path, autoencoder: Path, key: LatentKey, out: Path, size: Size |
     for report in reports:
         shards.place(state / report.shard.file, out)
     # the channels of a VAE with a linear path share one scale, which standardising must preserve
-    one_scale = getattr(trained.description(autoencoder), "linear", None) is not None
+    one_scale = getattr(serialization.description(autoencoder), "linear", None) is not None
     carried = annotations.carry(clips, manifest.files, out)
     metrics = latents.finish(out, reports, key, carried, one_scale=one_scale)
     entry.remove()

@@ -30,7 +30,7 @@ def resized(phase: Phase, clips: Path, autoencoder: Path, whole: Path) -> Path:
     key = key.model_copy(update={"settings": {**key.settings, "resolution": list(size)}})
 
     def make(folder: Path) -> None:
-        say(f"  encoding the clips at {size[0]} x {size[1]} pixels for a phase of the training")
+        say(f"  encoding the clips at {size[0]} x {size[1]} pixels for a training phase")
         fill(clips, autoencoder, key, folder, size)
 
     is_whole = functools.partial(shards.whole, LatentsManifest)

@@ -35,7 +35,7 @@ RESIZE_SECONDS = 30.0  # between checks for resources for more workers
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Result of a finished training."""
+    """Result of a finished training run."""
 
     weights: Path  # safetensors file of the averaged weights
     history: list[dict[str, float]]  # metrics of each logged step
@@ -45,9 +45,9 @@ def fit(job: FitJob, log: Log) -> Fitted:
     """Train to the end, from the newest checkpoint if there is one. `clear` deletes the checkpoints and weights.
 
     Start as many workers as the recipe and the cluster's resources allow, and restart from the last checkpoint with
-    another number of workers if nodes are lost or added. When interrupted, let the workers write a checkpoint first.
-    Wait while another process runs the same training. Raise InputError if the cluster is too small or if a worker
-    raised an InputError.
+    another number of workers if nodes are lost or added. On Ctrl-C, let the workers write a checkpoint first. Wait
+    while another process runs the same job. Raise InputError if the cluster is too small or if a worker raised an
+    InputError.
     """
     entry = job.entry()
     if not any(entry.path.iterdir()):
@@ -92,12 +92,12 @@ def fit(job: FitJob, log: Log) -> Fitted:
 
 
 def clear(job: FitJob) -> None:
-    """Delete the checkpoints and weights of a training, so that the next training of the same job starts at step 0."""
+    """Delete the checkpoints and weights of a job, so that the next run of the same job starts at step 0."""
     job.entry().remove()
 
 
 def _scaling(recipe: RecipeConfig) -> tuple[Any, int]:
-    """Return Ray's scaling config for a recipe, and how many failed starts of the workers end the training."""
+    """Return Ray's scaling config for a recipe, and how many failed starts of the workers end the run."""
     (fewest, most), (capacity, use_gpu) = recipe.num_workers, _capacity()
     if fewest > capacity:
         kind = f"{capacity} GPUs" if use_gpu else f"{capacity} CPUs and no GPU"
@@ -142,7 +142,7 @@ def _check_capacity(fewest: int, too_small: bool) -> bool:
     capacity, _ = _capacity()
     if capacity < fewest and not too_small:
         complain(
-            f"  nodes were lost: the cluster has resources for {capacity} of at least {fewest} workers; the training "
+            f"  nodes were lost: the cluster has resources for {capacity} of at least {fewest} workers; the run "
             "waits for more nodes; press Ctrl-C twice to stop; the same command resumes from the last checkpoint"
         )
     if capacity >= fewest and too_small:
@@ -197,4 +197,4 @@ def _monitored(board: Any, progress: Meter, log: Log, fewest: int) -> Iterator[N
         thread.join()
         with suppress(ray.exceptions.RayError):
             read()
-            usage.LEDGER.uses.update(ray.get(board.usages.remote()))
+            usage.TOTAL.uses.update(ray.get(board.usages.remote()))

@@ -1,4 +1,4 @@
-"""One worker of a training through Ray Train: the loop, its checkpoints, and its messages to the driver."""
+"""One worker of a training run under Ray Train: the loop, its checkpoints, and its messages to the driver."""
 
 import functools
 import inspect
@@ -36,7 +36,7 @@ POST_EVERY = 1.0  # seconds; each message takes a millisecond of CPU time from t
 
 @dataclass(frozen=True, slots=True)
 class FitJob:
-    """Description of a training."""
+    """Description of a training run."""
 
     label: str  # of its progress line
     make: functools.partial[tuple[Training, Data]]  # called with a worker
@@ -45,7 +45,7 @@ class FitJob:
     notes: Mapping[str, Any]  # stored in checkpoints but not compared, such as the commit
 
     def entry(self) -> Entry:
-        """Return the cache entry of the checkpoints; its key depends on the identity and the code of the training."""
+        """Return the cache entry of the checkpoints; its key depends on the settings, inputs and code of the job."""
         make_file = inspect.getfile(inspect.unwrap(self.make.func))
         code_hash = code.fingerprint(__file__, Path(__file__).with_name("trainer.py"), make_file)
         return Cache.here().entry("training", {"label": self.label, **self.identity}, code_hash)
@@ -93,7 +93,7 @@ class _NodeNetworkBackend(TorchConfig().backend_cls):  # type: ignore[misc]
 
 
 class NodeNetworkConfig(TorchConfig):
-    """Configuration of a process group whose workers use the network interface of Ray's nodes."""
+    """Torch process group over the network interface that Ray uses on each node."""
 
     @property
     def backend_cls(self) -> type:
@@ -110,7 +110,7 @@ def _choose_interface() -> None:
 
 @ray.remote(num_cpus=0)
 class Board:
-    """Ray actor for messages between the workers and the driver of a training."""
+    """Ray actor for messages between the workers and the driver of a training run."""
 
     def __init__(self) -> None:
         self._step = 0
@@ -118,7 +118,7 @@ class Board:
         self._warnings: list[str] = []
         self._error: str | None = None
         self._stopping = False
-        self._usages: dict[str, usage.Use] = {}
+        self._usages: dict[str, usage.Usage] = {}
 
     def post(self, step: int, metrics: dict[str, float]) -> None:
         """Store the last completed step, and its metrics unless they are empty."""
@@ -136,16 +136,16 @@ class Board:
         self._metrics, self._warnings = [], []
         return messages
 
-    def report_usage(self, key: str, use: usage.Use) -> None:
+    def report_usage(self, key: str, use: usage.Usage) -> None:
         """Store the usage of a worker so far; it replaces the worker's earlier usage."""
         self._usages[key] = use
 
-    def usages(self) -> dict[str, usage.Use]:
+    def usages(self) -> dict[str, usage.Usage]:
         """Return the usage of each worker by its key."""
         return self._usages
 
     def report_error(self, message: str) -> None:
-        """Store the message of a worker's InputError, unless there is one; workers that start later end at once."""
+        """Store the message of a worker's InputError if it is the first; workers that start later end at once."""
         self._error = self._error or message
 
     def error(self) -> str | None:
@@ -157,7 +157,7 @@ class Board:
         self._stopping = True
 
     def stopping(self) -> bool:
-        """Return whether `stop` was called."""
+        """Return whether a stop was requested by `stop`."""
         return self._stopping
 
 
@@ -188,7 +188,7 @@ def train_worker(config: Mapping[str, Any]) -> Mapping[str, Any]:
     worker = build_worker(board)
     try:
         with (
-            measure().told(board.report_usage.remote),
+            measure().reporting(board.report_usage.remote),
             CheckpointManager(folder, job.identity, job.notes, job.recipe.keep) as checkpoints,
         ):
             training, data = job.make(worker)

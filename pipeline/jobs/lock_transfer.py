@@ -46,7 +46,7 @@ def unpack(log: str, root: Path) -> list[str]:
     """Write the dvc.lock entries and metrics of a job log into this project; return the names of the stages.
 
     Entries of stages that the job did not run stay unchanged, so that the logs of several jobs can be unpacked in any
-    order. Raise InputError if the log lacks the content or a part of it.
+    order. Raise InputError if the content is missing or incomplete.
     """
     content = json.loads(zlib.decompress(_content(log)))
     for path, text in content["files"].items():
@@ -66,7 +66,7 @@ def unpack(log: str, root: Path) -> list[str]:
 
 
 def visible(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a log that are for the user, without those of `pack`."""
+    """Yield the lines of a job log without those that `pack` returned, which are not for the user."""
     return (line for line in lines if not line.startswith(MARK))
 
 

@@ -122,7 +122,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def versions() -> dict[str, str]:
-    """Return the version of Python and of each package in PACKAGES on this machine, or "missing"."""
+    """Return the version of Python and of each package in PACKAGES on this machine; "missing" for a missing package."""
     installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -133,7 +133,7 @@ def versions() -> dict[str, str]:
 
 
 def node_report(root: str, store: str) -> dict[str, Any]:
-    """Return this machine's versions, the fingerprint of the code in `root`, and the tracking store's problem."""
+    """Return this machine's versions, the hash of the code in `root`, and why the tracking store is unreachable."""
     return {"code": fingerprint(Path(root)), "store": store_problem(store), "versions": versions()}
 
 

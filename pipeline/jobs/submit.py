@@ -249,7 +249,7 @@ def _check_cluster(jobs: Any, submission: Submission, root: Path, name: str, run
     for warning in preflight.check_cluster(report, code=code, store=submission.store, workers=submission.workers):
         complain(f"  warning: {warning}")
     cpus, gpus = report["resources"].get("CPU", 0), report["resources"].get("GPU", 0)
-    say(f"  the cluster has {cpus:g} CPUs and {gpus:g} GPUs; its code, versions and tracking store are right")
+    say(f"  the cluster has {cpus:g} CPUs and {gpus:g} GPUs; its code, versions and tracking store are correct")
 
 
 def _follow(jobs: Any, name: str, root: Path) -> int:
@@ -308,6 +308,6 @@ class LogPrinter:
             say(line)
 
     def close(self) -> None:
-        """Print a last line without a line break."""
+        """Print the last line if it has no line break."""
         if self._incomplete:
             self("\n")

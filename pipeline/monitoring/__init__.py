@@ -1,1 +1,1 @@
-"""Pictures of trained models for their MLflow runs."""
+"""Images of models during and after training, logged to their MLflow runs."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from components.datasets.latents import Latents, restore, standardise
 from components.foundation.randomness import Stream
-from components.nn.autoencoders import trained as autoencoders
+from components.nn.autoencoders import serialization as autoencoders
 from components.nn.autoencoders.coding import Coder
 from components.sampling.frame import SamplerConfig
 from components.sampling.interface import FramePredictor
@@ -38,7 +38,7 @@ SAMPLER: Final = SamplerConfig(
 
 @dataclass(frozen=True, slots=True)
 class Previews:
-    """Folder through which rank 0 passes previews to the driver."""
+    """Folder for previews: rank 0 writes them, and the driver logs them to the MLflow run."""
 
     folder: Path
     autoencoder: Path  # the VAE that decodes the predictions
@@ -48,11 +48,11 @@ class Previews:
     def renderer(
         self, latents: Latents, conditions: Float[Tensor, "b l i"] | None, device: torch.device
     ) -> "PreviewRenderer":
-        """Return the renderer of these previews, on the device of the training. Called in the worker."""
+        """Return the renderer of these previews on the training device. Called in the worker."""
         return PreviewRenderer(self, latents, conditions, device)
 
     def next_phase(self, steps: int) -> "Previews":
-        """Return the previews of the next phase; `steps` are those of the present phase."""
+        """Return the previews of the next phase; `steps` is the number of steps of the current phase."""
         return dataclasses.replace(self, steps_before=self.steps_before + steps)
 
     def log_metrics(self, log: Run, metrics: Mapping[str, float], step: int) -> None:
@@ -61,7 +61,7 @@ class Previews:
         self.log(step, log)
 
     def log(self, step: int, log: Run) -> None:
-        """Log the preview of a step of this phase, if there is one, and delete it unless the logging failed."""
+        """Log the preview of a step of this phase, if there is one. Delete it if it was logged."""
         film, picture = self._files(step)
         total_step = self.steps_before + step
         if picture.exists() and log.artifact(film, FOLDER) and log.image(np.load(picture), KEY, total_step):
@@ -80,11 +80,11 @@ class Previews:
 
 
 class PreviewRenderer:
-    """Draws previews: predictions from the first latent frame of each clip, beside the VAE's reconstructions.
+    """Renders previews: predictions from the first latent frame of each clip, and the VAE's reconstructions.
 
-    Random draws are the same at every step. A preview is a film, with one row per clip and reconstruction and
-    prediction side by side, and a picture, with two rows per clip, reconstruction above prediction, and the frames side
-    by side.
+    Random draws are the same at every step. A preview is a film and a picture. The film has one row per clip, with
+    reconstruction and prediction side by side. The picture has two rows per clip, reconstruction above prediction, with
+    the frames side by side.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Picture of a validation clip that the VAE has reconstructed, for the VAE's MLflow run."""
+"""Image of a validation clip that the VAE has reconstructed, for the VAE's MLflow run."""
 
 import tempfile
 from pathlib import Path

@@ -49,7 +49,7 @@ def connect(root: Path) -> Iterator[None]:
         ) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # replaces Ray's handler, which exits without cleaning up
-    usage.LEDGER.node = ray.get_runtime_context().get_node_id()
+    usage.TOTAL.node = ray.get_runtime_context().get_node_id()
     try:
         yield
     finally:
@@ -57,12 +57,12 @@ def connect(root: Path) -> Iterator[None]:
 
 
 def measure() -> usage.Measure:
-    """Return a measure of the resources that this task or actor uses from now on."""
+    """Return a `usage.Measure` of this Ray task or actor, which starts now."""
     return usage.Measure(ray.get_runtime_context().get_node_id(), len(ray.get_gpu_ids()))
 
 
 def cpus_per_task(tasks: int, *, gpu: bool = False) -> int:
-    """Return how many CPUs each of `tasks` concurrent tasks can reserve on its node, with a GPU each if `gpu`."""
+    """Return how many CPUs each of `tasks` concurrent tasks can reserve on its node, with one GPU each if `gpu`."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def capacity(cpus: int) -> int:

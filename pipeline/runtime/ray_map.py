@@ -90,7 +90,7 @@ class RayMap:
                 waiting.extendleft([task] if task else [])
                 launch()
                 continue
-            usage.LEDGER.enter(key, use)
+            usage.TOTAL.record(key, use)
             if task is not None:
                 yield *task, result
             next_task = waiting.popleft() if waiting else next(queue, None)
@@ -108,20 +108,20 @@ class _Worker:
         torch.set_num_threads(num_cpus)
         self.measure = cluster.measure()
 
-    def load(self, load: Callable[[], Callable[[Any], Any]], folder: Path) -> tuple[None, str, usage.Use]:
+    def load(self, load: Callable[[], Callable[[Any], Any]], folder: Path) -> tuple[None, str, usage.Usage]:
         """Change to this folder and load the function; return None and the usage so far."""
         os.chdir(folder)  # workers of a cluster start in the cluster's folder
         self.function = load()
         return None, self.measure.key, self.measure.use()
 
-    def run(self, item: Any) -> tuple[Any, str, usage.Use]:
+    def run(self, item: Any) -> tuple[Any, str, usage.Usage]:
         """Return function(item) and the usage of this worker so far."""
         return self.function(item), self.measure.key, self.measure.use()
 
 
 @contextmanager
 def connect(root: Path, *, num_cpus: int, use_gpu: bool) -> Iterator[RayMap]:
-    """Connect to the cluster at RAY_ADDRESS, or start Ray here, and yield a map over all of it.
+    """Connect to the cluster at RAY_ADDRESS, or start Ray here, and yield a map that uses all its resources.
 
     There is one worker per GPU if `use_gpu` and there are GPUs, else one per `num_cpus` CPUs. Without RAY_ADDRESS, if
     this machine has resources for only one worker, the map runs inline and Ray is not started.

@@ -22,7 +22,7 @@ from components.foundation.files import write_json
 from components.foundation.settings import names
 from components.telemetry import tracking, usage
 from components.telemetry.progress import complain, say
-from components.telemetry.provenance import Origins
+from components.telemetry.provenance import StageInputs
 from pipeline.runtime import environment, watchdog
 
 Main = Callable[..., dict[str, float]]
@@ -54,7 +54,7 @@ def run(main: Main, *, rows: str | None, check: Check | None = None) -> None:
     """Run a stage from the command line. The process exits with 2 for bad input and 130 when interrupted.
 
     `rows` is the table of params.yaml from which the stage takes one row; None if it takes no row. `check` runs before
-    `main`: whether the row, and the rows that depend on it, can be run to their end.
+    `main`; it raises InputError if the row, or a row that depends on it, would fail.
     """
     with command() as root:
         stage = Path(inspect.getfile(inspect.unwrap(main))).stem
@@ -71,33 +71,33 @@ def run(main: Main, *, rows: str | None, check: Check | None = None) -> None:
                 raise InputError(f"{name}: --{path} {folder} does not exist; run `dvc repro` to make it")
         if check is not None:
             check(tables, rows, row, folders)
-        started, measure = time.perf_counter(), usage.Measure(usage.LEDGER.node, gpus=0)
-        origins = Origins.of(root, folders, params)
+        started, measure = time.perf_counter(), usage.Measure(usage.TOTAL.node, gpus=0)
+        inputs = StageInputs.of(root, folders, params)
         tags = {"stage": stage, "row": row or "", "params": fingerprint(params)}
-        tags |= tracking.provenance(root) | origins.tags()
+        tags |= tracking.provenance(root) | inputs.tags()
         with (
             exclusive(root / ".state" / "locks" / f"{name}.lock", name),
             tracking.run(name, root=root, tags=tags, parameters=flatten(plain(params))) as log,
         ):
             say(f"{name}: begins")
-            origins.log(log)
+            inputs.log(log)
             unfinished = out.with_name(f".{out.name}.partial")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             metrics = main(params, **folders, out=unfinished, **({"log": log} if _takes_log(main) else {}))
             _replace(unfinished, out)
-            origins.record(out, name, params, tags, log)
+            inputs.record(out, name, params, tags, log)
             write_json(root / "metrics" / stage / f"{row or stage}.json", metrics, sort_keys=True)
             seconds = time.perf_counter() - started
-            used = usage.LEDGER.bill(measure.use(), usage.gpus_here(), seconds)
-            cost = usage.paid(used, prices)
+            used = usage.TOTAL.metrics(measure.use(), usage.gpus_here(), seconds)
+            cost = usage.cost(used, prices)
             log.metrics({**metrics, "stage_seconds": seconds, **used, **cost})
             if USAGE not in folders:  # a stage that reads this folder must not write to it
                 entry = {"stage": stage, "row": row or "", "run": log.id, "ended": time.time(), "seconds": seconds}
                 entry |= {**used, **cost, "tags": tags}
                 write_json(root / "data" / USAGE / stage / f"{row or stage}.json", entry, sort_keys=True)
             numbers = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-            say(f"{name}: done in {seconds:.0f} s ({numbers})\n  used {usage.words(used, prices)}")
+            say(f"{name}: done in {seconds:.0f} s ({numbers})\n  used {usage.summary(used, prices)}")
             say(f"  outputs {out}\n  MLflow run {log.link}")
 
 
@@ -163,7 +163,7 @@ def exclusive(lock: Path, name: str) -> Iterator[None]:
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """Return the tables of a params file. Raise InputError if the file is not valid, or a name in it is not usable."""
+    """Return the tables of a params file. Raise InputError if the file is invalid or a name in it is not allowed."""
     tables = read_yaml(path)
     names.check(tables, str(path))
     return tables
@@ -199,7 +199,7 @@ def _field(tables: Mapping[str, Any], field: str, rows: str | None, entry: Any, 
 
 
 def plural(field: str) -> str:
-    """Return the name of the table of a field."""
+    """Return the name of the table for a field, such as `models` for `model`."""
     return "searches" if field == "search" else f"{field}s"
 
 

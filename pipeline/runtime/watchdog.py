@@ -111,8 +111,8 @@ def launchers(command: psutil.Process) -> list[psutil.Process]:
 def orphaned(command: psutil.Process, watched: list[psutil.Process]) -> bool:
     """Return whether the DVC or make that started the command ended before the watchdog started.
 
-    Both set an environment variable, and init adopts the processes that they leave. A make recipe may detach a command
-    on purpose, with nohup or setsid; DVC always waits for its stages.
+    DVC and make set an environment variable, and init adopts the processes that they leave behind. A make recipe may
+    detach a command on purpose, with nohup or setsid; DVC always waits for its stages.
     """
     with suppress(psutil.NoSuchProcess):
         top = command
@@ -152,7 +152,7 @@ def gone(process: psutil.Process) -> bool:
 
 
 def marked(mark: str) -> Iterator[psutil.Process]:
-    """Yield this user's running processes whose environment has the mark."""
+    """Yield this user's running processes whose environment variable MARK has the value `mark`."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.environ().get(MARK) == mark and not gone(process):

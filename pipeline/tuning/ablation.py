@@ -23,7 +23,7 @@ class ArmConfig(Config):
 class AblationConfig(Config):
     """Arms to compare, the models and the sampler that they share, and the evaluation data.
 
-    dvc.yaml uses these names, so that an ablation depends only on these models and this sampler.
+    dvc.yaml reads the names of these models and this sampler, so an ablation depends on no others.
     """
 
     dataset: str

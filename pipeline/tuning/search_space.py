@@ -127,7 +127,7 @@ class Integers(Config):
 
 def _ordered(ends: tuple[Any, Any]) -> tuple[Any, Any]:
     if ends[0] >= ends[1]:
-        raise ValueError("the first end of a range must be below the second; correct the range")
+        raise ValueError("the lower end of a range must be below the upper end; correct the range")
     return ends
 
 
@@ -213,5 +213,8 @@ def current_values(content: Mapping[str, Any], space: Mapping[str, Any], where: 
 
 
 def settings_to_check(space: Mapping[str, Values]) -> list[Setting]:
-    """Return settings of one path each that together check the whole space: every value, or both ends of a range."""
+    """Return settings that together check the whole space; each sets one path only.
+
+    Every value of a list and both ends of a range occur in them.
+    """
     return [{path: value} for path, values in space.items() for value in values.values_to_check()]

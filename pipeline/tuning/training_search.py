@@ -1,4 +1,4 @@
-"""Hyperparameter search over model and recipe by short trainings, with optional early stopping of bad trials."""
+"""Hyperparameter search over model and recipe by short training runs, with optional early stopping of bad trials."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -17,7 +17,7 @@ WEIGHTS: Final = ("canvas_weight", "static_weight")  # settings that weight the 
 
 
 class TrainingSearch(Config):
-    """Config of a search over settings of model and recipe, scored by validation losses of short trainings."""
+    """Config of a search over settings of model and recipe, scored by validation losses of short training runs."""
 
     kind: Literal["training"]
     space: Space  # paths below `model` and `recipe`; the first trial uses the current settings
@@ -34,8 +34,9 @@ class TrainingSearch(Config):
 def suggester(content: Mapping[str, Any], search: TrainingSearch) -> Suggester:
     """Return the suggester of a search: first the current settings, then those of the search algorithm.
 
-    `content` holds model and recipe as plain values. Raise InputError if the space has a path that neither has, or if
-    it varies a weight inside the objective, whose values would not be comparable between trials.
+    `content` holds model and recipe as plain values. Raise InputError if a path of the space is in neither of them.
+    Raise it too if the space varies a loss weight that is part of the objective, because the values of trials would not
+    be comparable.
     """
     for path in search.space:
         if "validation_loss" in search.objectives and path.endswith(WEIGHTS):

@@ -1,4 +1,4 @@
-"""Trials of a search over model and recipe: short trainings on the same batches, each in a process."""
+"""Trials of a search over model and recipe: short training runs on the same batches, each in its own process."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -84,4 +84,4 @@ def check(shared: TrialInputs) -> None:
         reported = [f"validation_{name}" for name in losses]
         for name in shared.search.objectives:
             if name not in reported:
-                raise InputError(f"the training reports no {name}; choose the objectives from {', '.join(reported)}")
+                raise InputError(f"training does not report {name}; choose objectives from {', '.join(reported)}")

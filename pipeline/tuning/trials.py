@@ -68,7 +68,7 @@ def search(
         run_config=tune.RunConfig(name=name, storage_path=str(path.parent), verbose=0),
     )
     rows = _rows(_fit(tuner, collector, num_trials, label))
-    usage.LEDGER.uses.update(ray.get(collector.read.remote()))
+    usage.TOTAL.uses.update(ray.get(collector.read.remote()))
     shutil.rmtree(path, ignore_errors=True)
     return rows
 
@@ -181,13 +181,13 @@ class UsageCollector:
     """Actor that collects the resource usage of the trials that have ended since the driver started."""
 
     def __init__(self) -> None:
-        self.uses: dict[str, usage.Use] = {}
+        self.uses: dict[str, usage.Usage] = {}
 
-    def add(self, key: str, use: usage.Use) -> None:
+    def add(self, key: str, use: usage.Usage) -> None:
         """Store the usage of one trial."""
         self.uses[key] = use
 
-    def read(self) -> dict[str, usage.Use]:
+    def read(self) -> dict[str, usage.Usage]:
         """Return the usage of all ended trials."""
         return self.uses
 

@@ -5,7 +5,7 @@ import torch
 from components.foundation.config import parse
 from components.foundation.randomness import Stream
 from components.models.kinds import Model
-from components.models.trained import ModelDescription
+from components.models.serialization import ModelDescription
 from components.sampling.frame import SamplerConfig
 from components.sampling.interface import FramePredictor
 from components.sampling.rollout import rollout

@@ -22,7 +22,7 @@ from components.foundation.config import parse, read_yaml
 from components.foundation.randomness import Stream
 from components.metrics.distances.i3d import I3D
 from components.models.canvasmar.model import CanvasMARConfig
-from components.models.trained import ModelDescription
+from components.models.serialization import ModelDescription
 from components.nn.autoencoders.folded import CausalVAEConfig
 from components.sampling.frame import SamplerConfig, sample_frames
 from components.training.loop import Training

@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_told_in_one_sentence():
         tiny("videomar").draw(both, stream)
     with pytest.raises(InputError, match="is of kind text, but the clips have no captions, labels or actions"):
         tiny("videomar", condition=TEXT).draw(both.latents, stream)
-    with pytest.raises(InputError, match=r"is 5 vectors of 6 numbers, but model\.condition expects 5 of 7"):
+    with pytest.raises(InputError, match=r"has 5 vectors of 6 channels, but model\.condition expects 5 vectors of 7"):
         tiny("videomar", condition={**TEXT, "numbers": 7}).draw(both, stream)
     with pytest.raises(InputError, match="trained without conditions"):
         CaptionConditioned(tiny("videomar"), both.condition).remember(both.latents, None)

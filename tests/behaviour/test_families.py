@@ -8,8 +8,8 @@ import torch
 from components.foundation import checkpoint
 from components.foundation.errors import InputError
 from components.foundation.randomness import Stream
-from components.models import trained
-from components.models.trained import ModelDescription
+from components.models import serialization
+from components.models.serialization import ModelDescription
 from components.sampling.interface import FramePredictor
 from components.sampling.rollout import rollout
 from components.training.loop import Data, Trainable, Training, fit
@@ -254,7 +254,7 @@ def test_a_stored_model_comes_back_as_its_kind_and_predicts_the_same(kind, one_s
         model=model.config, autoencoder="a", clips="b", encoder=None, actions=None, mean=(0.0,), std=(1.0,)
     )
     checkpoint.describe(tmp_path, description)
-    loaded, _ = trained.load(tmp_path, torch.device("cpu"))
+    loaded, _ = serialization.load(tmp_path, torch.device("cpu"))
     assert type(loaded) is type(model)
     assert torch.equal(video(loaded, one_set), video(model, one_set))
 

@@ -134,7 +134,7 @@ def test_a_rollout_of_groups_equals_starting_again_with_all_frames(make, sampler
 
 
 def test_clips_that_are_no_whole_groups_are_told_in_one_sentence(make):
-    with pytest.raises(InputError, match=r"whole groups of 2"):
+    with pytest.raises(InputError, match=r"1 \+ a multiple of 2"):
         make(group=2).draw(clips(4), CHANCE)
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from components.foundation import checkpoint
 from components.foundation.config import parse
-from components.models.trained import ModelDescription
+from components.models.serialization import ModelDescription
 from components.nn.autoencoders.folded import CausalVAEConfig
 from tests.pipeline.conftest import ROOT, tiny
 

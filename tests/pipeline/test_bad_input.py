@@ -135,7 +135,7 @@ def test_a_name_that_is_not_usable_is_refused_before_anything_runs(name, here, m
     status, told = attempt("simulate", monkeypatch, capsys)
     assert status == 2
     (sentence,) = told
-    assert sentence.startswith(f"error: params.yaml: the name {name!r} in samplers is not usable; use a letter")
+    assert sentence.startswith(f"error: params.yaml: the name {name!r} in samplers is invalid; use a letter")
 
 
 def test_a_key_that_is_written_twice_is_refused_before_anything_runs(here, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from components.foundation.errors import InputError
 from components.metrics.distances.fvd import ProtocolConfig
 from components.metrics.scoring import Scorer
 from components.models.canvasmar.model import CanvasMARConfig
-from components.models.trained import ModelDescription
+from components.models.serialization import ModelDescription
 from components.nn.autoencoders.folded import CausalVAEConfig
 from components.nn.lpips import LPIPS
 from components.sampling import batches

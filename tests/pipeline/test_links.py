@@ -42,7 +42,7 @@ def test_dvc_sees_changes_behind_a_link_to_a_file_and_behind_the_folder_itself(p
 def test_dvc_sees_no_change_behind_a_link_to_a_folder_which_is_therefore_refused(project: Path) -> None:
     (project / "store/more").symlink_to(project / "pool")
     assert not changed(project)
-    with pytest.raises(InputError, match="DVC would not see a change behind it"):
+    with pytest.raises(InputError, match="DVC does not detect changes behind it"):
         folders.check(project / "videos")
 
 

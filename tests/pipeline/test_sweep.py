@@ -201,5 +201,5 @@ def test_a_training_that_cannot_be_searched_is_told_before_any_trial(
 
 def test_an_objective_that_the_training_does_not_report_raises_before_any_trial(here: Path, parts: Path) -> None:
     change = {"space": {"model": {"canvas": {"choices": [None]}}}, "objectives": ["validation_canvas"]}
-    with pytest.raises(InputError, match="reports no validation_canvas; choose the objectives from validation_loss"):
+    with pytest.raises(InputError, match="does not report validation_canvas; choose objectives from validation_loss"):
         search(here, parts, "unreported", change, TRAINING)

@@ -20,7 +20,7 @@ from components.models.conditions.encoders import ActionEncoder
 from components.models.conditions.interface import ActionConfig, ActionScale, ConditionedClips
 from components.models.conditions.predictors import ActionConditioned, CaptionConditioned
 from components.models.latent_training import TrainingSource
-from components.nn.autoencoders import trained as autoencoders
+from components.nn.autoencoders import serialization as autoencoders
 from components.sampling import batches
 from components.sampling import predictor as predictors
 from pipeline.commands import predict
@@ -118,9 +118,9 @@ def test_a_vector_holds_the_actions_of_the_pixel_frames_between_two_latent_frame
     for row in range(6):
         torch.testing.assert_close(found[:, row], scaled[:, 2 * row : 2 * row + 2].flatten(1))
     torch.testing.assert_close(encode(GIVEN[:, :4]), found[:, :1])  # frame 4 is not there
-    with pytest.raises(InputError, match="numbers is 6, but 2 columns of actions for each of the 2 pixel frames"):
+    with pytest.raises(InputError, match="numbers is 6, but a latent frame of 2 pixel frames with 2 action columns"):
         ActionEncoder(asking(6).condition, SCALE, vae)
-    with pytest.raises(InputError, match="lead to no second latent frame; give those of at least 3"):
+    with pytest.raises(InputError, match="too few for a second latent frame; give actions for at least 3"):
         encode(GIVEN[:, :2])
     with pytest.raises(InputError, match=r"actions have 1 columns, but the model was trained with 2 \(x, y\)"):
         encode(GIVEN[..., :1])
@@ -156,7 +156,7 @@ def test_clips_without_actions_and_numbers_that_do_not_fit_are_told_in_one_sente
         with pytest.raises(InputError, match=r"needs actions, but the clips behind .* have none; set datasets"):
             ask()
     annotated(place)
-    with pytest.raises(InputError, match=r"model\.condition\.numbers is 3, .* are 4 numbers; set it to 4"):
+    with pytest.raises(InputError, match=r"model\.condition\.numbers is 3, .* has 4 values; set it to 4"):
         encoders.prepare(asking(3), place / "latents", place / "vae", CPU)
 
 
@@ -191,7 +191,9 @@ def test_the_last_action_is_not_needed_and_frames_that_are_not_asked_for_need_no
     nine = Annotations(None, GIVEN[:, :9])
     assert predictor.extend_actions(nine, 10).actions.shape[1] >= 11
     assert torch.equal(predictor.extend_actions(nine, 10).actions[:, :9], nine.actions)
-    with pytest.raises(InputError, match=r"actions for 9 frames, but 11 frames, .* need those of the first 10"):
+    with pytest.raises(
+        InputError, match=r"actions for 9 frames, but 11 frames of context .* need actions for the first 10"
+    ):
         predictor.extend_actions(nine, 11)
 
 

@@ -9,7 +9,7 @@ import yaml
 from components.datasets import latents
 from components.foundation import checkpoint, config
 from components.models.canvasmar.model import CanvasMARConfig
-from components.models.trained import ModelDescription
+from components.models.serialization import ModelDescription
 from components.nn.autoencoders.folded import CausalVAEConfig
 from components.video import video
 from tests.pipeline.conftest import ROOT, tiny

@@ -1,1 +1,1 @@
-"""What users write beside their videos: lists, CSV files, and the names of videos in them."""
+"""Files that users write beside their videos: CSV files, and lists with names of videos."""

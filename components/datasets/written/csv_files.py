@@ -1,4 +1,4 @@
-"""CSV files: read those of users without losing a value, and write those that stages read."""
+"""Read the CSV files of users without losing a value, and write the CSV files that stages read."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ _OTHERS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}  # what programs
 
 
 class Reader:
-    """The lines of a CSV file below its first line, which names the columns."""
+    """Reader of a CSV file whose first line holds the column names."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
@@ -22,7 +22,7 @@ class Reader:
         self.columns = tuple(column.strip() for column in self._next() or ())
 
     def lines(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield the number of each line in the file and its values by column; lines of blanks are skipped.
+        """Yield (line number, values by column) of each line below the header; blank lines are skipped.
 
         Raises InputError if a line has more or fewer values than there are columns, or a misplaced quotation mark.
         """
@@ -37,7 +37,7 @@ class Reader:
             yield self.number, dict(zip(self.columns, values, strict=True))
 
     def lacks(self, needed: str) -> InputError:
-        """Return the error for a file that lacks columns; `needed` says which columns it should have."""
+        """Return the error for a file that lacks columns; `needed` names the required columns."""
         header = ",".join(self.columns)
         other = next((name for sign, name in _OTHERS.items() if sign in header and len(self.columns) == 1), None)
         advice = "correct that line" if other is None else f"separate the values by commas, not by {other}"
@@ -49,24 +49,24 @@ class Reader:
             return next(self._rows, None)
         except csv.Error as error:
             raise InputError(
-                f"{self.path}, line {self.number} is not a line of a csv file ({error}); put a value with quotation "
+                f"{self.path}, line {self.number} is not valid CSV ({error}); put a value with quotation "
                 "marks or line breaks in double quotes, and double each quotation mark within it"
             ) from None
 
 
 def read(path: Path, setting: str) -> Reader:
-    """Open a CSV file of a user, in UTF-8 or UTF-16, which the setting `setting` names.
+    """Open a user's CSV file in UTF-8 or UTF-16. `setting` is the name of the setting that names the file.
 
-    Raises InputError if the file cannot be read as text, or if its first line is no line of a CSV file.
+    Raises InputError if the file cannot be read as text, or if its first line is not valid CSV.
     """
     try:
         return Reader(path, read_text(path))
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror}); put a csv there, or set {setting} to null"
+            f"{path} cannot be read ({error.strerror}); put a CSV file there, or set {setting} to null"
         ) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a csv file ({error}); replace it with a UTF-8 text file") from None
+        raise InputError(f"{path} is not a CSV file ({error}); replace it with a UTF-8 text file") from None
 
 
 class _Writer(Protocol):
@@ -86,13 +86,13 @@ class _UnixLines:
 
 @contextmanager
 def writing(path: Path) -> Iterator[_Writer]:
-    """Provide a writer of rows to a file, for many rows."""
+    """Provide a CSV writer for a file; use it for tables that do not fit into memory."""
     with path.open("w", encoding="utf-8", newline="") as file:
         yield csv.writer(_UnixLines(file))
 
 
 def to_csv(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a line of column names and the rows as CSV text, which Python's csv module reads back exactly."""
+    """Return CSV text with a header line; Python's csv module reads back exactly the same values."""
     text = io.StringIO(newline="")
     writer = csv.writer(_UnixLines(text))
     writer.writerow(columns)

@@ -1,4 +1,4 @@
-"""What users write beside their videos: text files in any common encoding, and the names of videos in them."""
+"""Text files that users write, in any common encoding, and the videos that they name."""
 
 import posixpath
 import re
@@ -40,15 +40,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def one_line(text: str) -> str:
-    r"""Return text without line breaks and other control characters, which become Python's escapes, such as `\n`."""
+    r"""Return the text with line breaks and other control characters replaced by Python escapes, such as `\n`."""
     return _CONTROLS.sub(lambda sign: sign[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class Names:
-    r"""The names of a data set's videos, found again in the ways in which people write them.
+    """Names of a data set's videos, with a search that accepts other spellings of a name.
 
-    A name is a path relative to the data set's folder. It may be written with a leading `./`, with backslashes, with
-    blanks around it, in upper or lower case, with letters composed or decomposed (NFC, NFD), or as an absolute path.
+    A name is a path relative to the data set's folder. The search accepts a leading `./`, backslashes, spaces around
+    the name, another case of letters, composed or decomposed letters (NFC, NFD), and absolute paths.
     """
 
     def __init__(self, names: Iterable[str], folder: Path | None = None) -> None:
@@ -60,7 +60,7 @@ class Names:
             self._alike[plain(name)].append(name)
 
     def find(self, text: str) -> str | None:
-        """Return the name that a text means; None if it means none or could mean several."""
+        """Return the name that `text` spells; None if no name or several names match."""
         if text in self._names:
             return text
         form = plain(text)
@@ -70,17 +70,17 @@ class Names:
         return alike[0] if len(alike) == 1 else None
 
     def find_labelled(self, text: str) -> str | None:
-        """Return the name that a text means, which may end in the number of a class; None as `find` does."""
+        """Return the name that `text` spells, optionally followed by a class number; None if `find` returns None."""
         return self.find(text) or self.find(_LABEL.sub("", text))
 
     def example(self, text: str) -> str:
-        """Return the name that a person may have meant, for an error message: one that ends alike, or else any."""
+        """Return an existing name for an error message: one with the same last part as `text`, or else any name."""
         last = plain(_LABEL.sub("", text)).rpartition("/")[2]
         alike = (name for name in self._names if plain(name).rpartition("/")[2] == last)
         return next(alike, min(self._names, default="folder/video.mp4"))
 
 
 def plain(text: str) -> str:
-    """Return a path in the one form that all ways of writing it share; it need not be the name of a file."""
+    """Return the normal form of a path; all accepted spellings of a name have the same normal form."""
     composed = unicodedata.normalize("NFC", one_line(text.strip()).replace("\\", "/"))
     return posixpath.normpath(composed).casefold()

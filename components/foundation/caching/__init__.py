@@ -1,1 +1,1 @@
-"""The cache of partial results and of products that several stages share."""
+"""Cache of partial results of stages, and of results that several stages share."""

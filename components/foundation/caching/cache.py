@@ -1,7 +1,7 @@
-"""The cache, below .state, of what can be computed again: partial results of stages, and products that several use.
+"""Cache, below .state, of values that can be recomputed: partial results, and products that several stages use.
 
 An entry is a folder .state/cache/<stage>/<key> beside the lock file <key>.json. The key is the hash of the stage's
-name, its inputs and the code that computes it, so nothing that other code or other inputs have computed is ever reused.
+name, its inputs and the code that computes the entry, so results of other code or other inputs are never reused.
 Deleting the whole cache is always safe while no stage is running.
 """
 
@@ -28,34 +28,34 @@ from components.foundation.errors import writing
 from components.foundation.files import sha256, to_json
 
 FOLDER: Final = Path(".state") / "cache"
-# longer than a holiday: work that nobody has resumed by then is given up, and products are computed again when needed
+# unused entries are deleted after this time: unfinished work is lost, and products are computed again when needed
 DAYS: Final = 14
-# of the cache and the free disk together, so that the outputs of the stages find at least as much room as the cache
+# of the cache and the free disk space together, so that at least as much space as the cache is left for outputs
 SHARE: Final = 0.5
 _LOCK: Final = ".json"
-_TURN: Final = ".making"
+_MAKING: Final = ".making"
 _NOTE: Final = ".sha256"
 _held: Final[dict[Path, tuple[IO[str], bool]]] = {}  # lock file -> open file, whether the lock is exclusive
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry that this process has locked, until it releases or removes the entry or ends."""
+    """A cache entry that this process has locked. The lock ends with `release`, `remove` or the process."""
 
     path: Path
 
     @property
     def lock(self) -> Path:
-        """The lock file, whose mtime is the time of the last use."""
+        """The lock file; its mtime is the time of the last use."""
         return self.path.with_name(f"{self.path.name}{_LOCK}")
 
     @property
-    def turn(self) -> Path:
-        """The lock file held by the process that is making the product; it exists only while one is."""
-        return self.path.with_name(f"{self.path.name}{_TURN}")
+    def producer_lock(self) -> Path:
+        """The lock file of the process that computes the product; it exists only during that time."""
+        return self.path.with_name(f"{self.path.name}{_MAKING}")
 
     def of_other_code(self) -> list[Path]:
-        """Return the entries that other code has computed of the same inputs, and that hold anything."""
+        """Return the non-empty entries that other code has computed from the same inputs."""
         own = _content(self.lock)
         locks = [lock for lock in sorted(self.path.parent.glob(f"*{_LOCK}")) if lock != self.lock]
         same = [_folder(lock) for lock in locks if {**_content(lock), "code": None} == {**own, "code": None}]
@@ -68,7 +68,7 @@ class Entry:
             _held.pop(self.lock)[0].close()
 
     def remove(self) -> None:
-        """Delete the entry, for work that is complete."""
+        """Delete the entry; call this when its content is no longer needed."""
         _delete(self.path)
         self.lock.unlink(missing_ok=True)
         if self.lock in _held:
@@ -85,7 +85,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A cache in a folder. The path is absolute, so that it means the same in every process of a cluster."""
+    """A cache folder. The path is absolute, so that it is the same in every process of a cluster."""
 
     folder: Path
 
@@ -95,10 +95,10 @@ class Cache:
         return cls(FOLDER.resolve())
 
     def entry(self, stage: str, inputs: Mapping[str, Any], code: str) -> Entry:
-        """Return the entry of a stage with these inputs, locked for this process alone; an absent one is created empty.
+        """Return the entry of a stage with these inputs, locked exclusively; a missing entry is created empty.
 
-        `inputs` are plain data: hashes of what is read, and settings. `code` is `code.fingerprint` of the module that
-        computes the content. Wait if another process has locked the entry. Raise InputError if the disk is full.
+        `inputs` are plain data: hashes of the input files, and settings. `code` is `code.fingerprint` of the module
+        that computes the content. Wait if another process has locked the entry. Raise InputError if the disk is full.
         """
         with writing(self.folder):
             return self._locked(stage, inputs, code, exclusive=True)
@@ -111,10 +111,10 @@ class Cache:
         whole: Callable[[Path], bool],
         make: Callable[[Path], None],
     ) -> Path:
-        """Return the folder of a complete product; if `whole(folder)` is false, empty the folder and `make(folder)`.
+        """Return the folder of a complete product; if `whole(folder)` is false, empty it and call `make(folder)`.
 
-        Several processes can read a product at the same time, and only one makes it. This process keeps the product
-        from being evicted until it ends.
+        Several processes can read a product at the same time; only one computes it. The product is not evicted before
+        this process ends.
         """
         with writing(self.folder):
             entry = self._locked(stage, inputs, code, exclusive=False)
@@ -122,7 +122,7 @@ class Cache:
             return entry.path
         # a lock of its own: with an exclusive lock on the entry, a second maker would wait until all readers have ended
         with writing(self.folder):
-            turn = _acquire(entry.turn, exclusive=True, stage=stage)
+            producer = _acquire(entry.producer_lock, exclusive=True, stage=stage)
         try:
             if not whole(entry.path):
                 _empty(entry.path)
@@ -131,14 +131,14 @@ class Cache:
             entry.release()
             raise
         finally:
-            entry.turn.unlink(missing_ok=True)
-            turn.close()
+            entry.producer_lock.unlink(missing_ok=True)
+            producer.close()
         return entry.path
 
     def prune(self) -> None:
-        """Delete entries that nobody has used for DAYS days, then the least recently used ones until SHARE is kept.
+        """Delete entries unused for DAYS days, then the least recently used ones until SHARE is kept.
 
-        Entries that a process has locked stay.
+        Locked entries are not deleted.
         """
         entries = {lock: _measure(lock) for lock in self.folder.glob(f"*/*{_LOCK}")}
         total, free = sum(size for size, _ in entries.values()), shutil.disk_usage(self.folder).free
@@ -170,7 +170,7 @@ class Cache:
 
 
 def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors into an entry as safetensors, with the sha256 beside them, by which `whole` recognises them."""
+    """Write tensors into an entry as safetensors, and beside it the file's sha256, which `whole` checks."""
     digest = checkpoint.save_weights(path, tensors)
     note = path.with_name(f"{path.name}{_NOTE}")
     aside = note.with_name(f".{note.name}.{os.getpid()}")
@@ -180,7 +180,7 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def whole(path: Path) -> bool:
-    """Return whether `save` has written this file and no byte of it has changed."""
+    """Return whether a file has the sha256 that `save` recorded for it."""
     try:
         return path.with_name(f"{path.name}{_NOTE}").read_text(encoding="utf-8") == sha256(path)
     except OSError:
@@ -188,7 +188,7 @@ def whole(path: Path) -> bool:
 
 
 def digest(tensor: Tensor) -> str:
-    """Return a hash of a tensor's shape, type and values, for the inputs of an entry."""
+    """Return a hash of a tensor's shape, dtype and values, for the inputs of an entry."""
     content = hashlib.sha256(repr((tuple(tensor.shape), tensor.dtype)).encode())
     content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return content.hexdigest()[:32]
@@ -236,7 +236,7 @@ def _evict(lock: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, lock):
                 _delete(_folder(lock))
-                lock.with_suffix(_TURN).unlink(missing_ok=True)  # of a process that was killed
+                lock.with_suffix(_MAKING).unlink(missing_ok=True)  # of a process that was killed
                 lock.unlink()
     except (BlockingIOError, FileNotFoundError):
         return False
@@ -244,7 +244,7 @@ def _evict(lock: Path) -> bool:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a folder. It is renamed first, so that no incomplete folder is left if the process is killed meanwhile."""
+    """Delete a folder. It is renamed first, so that no incomplete folder is left if the process is killed."""
     gone = folder.with_name(f".{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     if folder.exists():

@@ -17,7 +17,7 @@ _DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFuncti
 def fingerprint(*files: str | Path, root: Path = ROOT) -> str:
     """Return a 16-digit hash of these source files and of every first-party module that they import, at any depth.
 
-    Imports count wherever they stand, except below `if TYPE_CHECKING`. The hash covers the syntax trees without
+    Imports inside functions count too, but not those below `if TYPE_CHECKING`. The hash covers the syntax trees without
     docstrings, so edits of comments, docstrings and formatting do not change it. Files of EXEMPT do not count, nor do
     third-party packages.
     """

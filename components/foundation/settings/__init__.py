@@ -1,1 +1,1 @@
-"""What values of params.yaml may be: the ranges of numbers and the names of entries."""
+"""Allowed values in params.yaml: ranges of numbers, and names of entries."""

@@ -1,6 +1,6 @@
-"""The names of the entries of params.yaml's tables, and which names are usable.
+"""The names of the entries of params.yaml's tables, and the check that they are allowed.
 
-A name becomes a key of DVC (`train@NAME`), a word of a shell command, a folder, a file, and a part of the names of
+A name becomes a key of DVC (`train@NAME`), an argument of a shell command, a folder, a file, and a part of the names of
 MLflow runs and registered models.
 """
 
@@ -17,23 +17,23 @@ _NAME: Final = re.compile(rf"[A-Za-z][A-Za-z0-9_-]{{0,{LONGEST - 1}}}")
 
 
 def usable(name: str) -> bool:
-    """Return whether a name is allowed, and YAML and the command line read it as text."""
+    """Return whether a name has only allowed characters, and YAML and the command line read it as a string."""
     if not _NAME.fullmatch(name) or not isinstance(value(name), str):
         return False
     return name.lower() not in ("inf", "infinity", "nan")  # numbers in `dvc exp run -S`
 
 
 def check(tables: Mapping[str, Any], file: str) -> None:
-    """Raise InputError that lists the unusable names of entries, and names of a table that differ in case only."""
+    """Raise InputError that lists all invalid names of entries, and names of one table that differ in case only."""
     problems = []
     for table, entries in tables.items():
         names: dict[str, str] = {}
         for name in entries if isinstance(entries, dict) else ():
             if not usable(name):
-                problems.append(f"the name {_short(name)} in {table} is not usable; use {ALLOWED}, and no word of YAML")
+                problems.append(f"the name {_short(name)} in {table} is invalid; use {ALLOWED}, and no YAML keyword")
             elif (twin := names.setdefault(name.lower(), name)) != name:
                 problems.append(
-                    f"the names {twin} and {name} in {table} differ in case only, and some disks take them for one; "
+                    f"the names {twin} and {name} in {table} differ in case only, which some file systems ignore; "
                     "rename one of them"
                 )
     if problems:

@@ -13,7 +13,7 @@ N = TypeVar("N", int, float)
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bounds of a number, with pydantic's names: greater than, or equal to, less than, or equal to."""
+    """Bounds of a number, named as in pydantic: gt (>), ge (>=), lt (<) and le (<=)."""
 
     gt: int | float | None = None
     ge: int | float | None = None

@@ -88,7 +88,7 @@ def _extract(network: I3D, cache: Cache, task: Task) -> Float[Tensor, "b d"]:
     clips, inputs = task
     with _entry(cache, inputs) as entry:
         path = entry.path / FILE
-        if not caching.whole(path):  # else another process has computed the same clips meanwhile
+        if not caching.whole(path):  # else another process has computed the same clips
             caching.save(path, {"features": i3d.features(network, clips, BATCH)})
         return load_file(path)["features"]
 

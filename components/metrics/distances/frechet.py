@@ -1,6 +1,6 @@
 """The Frechet distance between two sets of features, each modelled as a Gaussian (Dowson and Landau 1982).
 
-The frame distance is the one between single frames: the quality of the images, regardless of their motion. It is like
+The frame distance compares single frames: it measures the quality of the images, regardless of their motion. It is like
 FID (Heusel et al. 2017), but with features of AlexNet's last convolution, which LPIPS contains. Its values are not
 comparable with FID. Unlike FVD, which needs nine frames, it shows drift in short windows.
 """
@@ -21,7 +21,7 @@ _CHUNK: Final = 16  # clips that are embedded together on the device
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """Count, mean and scatter of features, in float64. The sum of two Gaussians is the one of both sets together."""
+    """Count, mean and scatter of features in float64. The sum of two Gaussians is the Gaussian of the joint set."""
 
     count: int
     mean: Float64[Tensor, "d"]
@@ -67,9 +67,9 @@ def _root(gaussian: Gaussian) -> Float64[Tensor, "d i"]:
 
 
 def frechet(x: Float[Tensor, "b d"], y: Float[Tensor, "n d"]) -> float:
-    """Return the Frechet distance of two sets of features: faster and more exact than `distance` for few clips.
+    """Return the Frechet distance of two sets of features: faster and more accurate than `distance` for few clips.
 
-    Tr (S_x S_y)^1/2 is the nuclear norm of A B^T, with A and B the centred features over the root of (count - 1).
+    Tr (S_x S_y)^1/2 is the nuclear norm of A B^T, where A and B are the centred features divided by sqrt(count - 1).
     Raise InputError for fewer than two rows in either set, NaN, or infinity.
     """
     a, b = _factor(x), _factor(y)

@@ -108,14 +108,14 @@ def fvd(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"]) -> float:
 
 
 def score(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: int) -> Estimate:
-    """Return FVD and its 95 % interval, FVD -+ 1.96 standard errors, which covers the random choice of clips.
+    """Return FVD and its 95 % interval, FVD ± 1.96 standard errors, which covers the random choice of clips.
 
     The longer set has equally many consecutive rows for each row of the shorter one (the predictions of a test clip).
 
-    The interval is for FVD at these numbers of clips. A small number of clips N biases every FVD by about c / N. The
-    interval does not cover that bias; `corrected` removes its part of order 1 / N. If a set has fewer clips than
-    `blocks`, each block is one clip. With fewer than eight blocks there is no interval. Raise InputError for fewer than
-    two clips in either set, NaN or infinity.
+    The interval is for FVD at these numbers of clips. With N clips, every FVD has a bias of about c / N, where c
+    depends on the data. The interval does not cover that bias; `corrected` removes its part of order 1 / N. If a set
+    has fewer clips than `blocks`, each block is one clip. With fewer than eight blocks there is no interval. Raise
+    InputError for fewer than two clips in either set, NaN or infinity.
     """
     fewer = min(len(real), len(fake))
     estimate = intervals.estimate(leaving_out(real, fake, min(blocks, fewer)), min(blocks, fewer))

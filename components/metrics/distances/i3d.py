@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.foundation.devices import exactly
+from components.foundation.devices import full_precision
 from components.foundation.errors import InputError
 
 SIDE: Final = 224  # pixels, height and width of the network's training clips
@@ -136,9 +136,9 @@ class I3D(nn.Module):
 def stream(network: I3D, clips: Shaped[Tensor, "b f c h w"], batch: int) -> Iterator[Float32[Tensor, "_ d"]]:
     """Yield the features of `batch` clips at a time, computed on the device of the network and returned on the CPU.
 
-    Clips are uint8 RGB of at least nine frames of any size. A batch of 4 is the fastest on a CPU (0.7 GiB).
-    All is computed in float32, even under autocast or TF32: bfloat16 shifts FVD by 0.3 %, TF32 by 0.1-0.4 %.
-    Raise InputError if the clips are not uint8, not RGB or too short, or if there are none.
+    Clips are uint8 RGB of at least nine frames of any size. A batch of 4 is the fastest on a CPU (0.7 GiB). The
+    computation is in float32, even under autocast or TF32: bfloat16 shifts FVD by 0.3 %, TF32 by 0.1-0.4 %. Raise
+    InputError if the clips are not uint8, not RGB or too short, or if there are none.
     """
     check(clips)
     for part in clips.split(batch):
@@ -148,12 +148,12 @@ def stream(network: I3D, clips: Shaped[Tensor, "b f c h w"], batch: int) -> Iter
 @torch.no_grad()
 def _logits(network: I3D, clips: Shaped[Tensor, "b f c h w"]) -> Float32[Tensor, "b d"]:
     device = network.logits.weight.device
-    with exactly(), torch.autocast(device.type, enabled=False):
+    with full_precision(), torch.autocast(device.type, enabled=False):
         return network(prepared(clips.to(device))).cpu()
 
 
 def features(network: I3D, clips: Shaped[Tensor, "b f c h w"], batch: int) -> Float32[Tensor, "b d"]:
-    """Return the features of all clips as one tensor, with the InputErrors of `stream`."""
+    """Return the features of all clips as one tensor. Raise InputError as `stream` does."""
     return torch.cat(list(stream(network, clips, batch)))
 
 
@@ -167,7 +167,7 @@ def prepared(clips: Shaped[Tensor, "b f c h w"]) -> Float32[Tensor, "b c f _ _"]
 
 
 def check(clips: Tensor) -> None:
-    """Raise the InputErrors of `stream`. The signature accepts any tensor so that a wrong one gets a clear message."""
+    """Raise InputError as `stream` does. The argument is any tensor, so that a wrong one gets a clear message."""
     if clips.dtype != torch.uint8:
         raise InputError(f"I3D needs clips of uint8, not of {clips.dtype}; convert them to uint8 in 0..255 first")
     if len(clips) == 0:

@@ -15,7 +15,7 @@ FEWEST_BLOCKS: Final = 8  # with fewer blocks the standard error is itself too u
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A statistic and its interval, in which about 95 % of the values for other sets of equally many clips lie.
+    """A statistic and its 95 % interval: about 95 % of other sets of equally many clips give a value in it.
 
     All fields but `value` are None if there are too few blocks for an interval.
 
@@ -38,7 +38,7 @@ class Jackknife:
 
 
 def estimate(without: Callable[..., float], blocks: int) -> Estimate:
-    """Return the statistic with the interval value -+ 1.96 standard errors; no interval for fewer than eight blocks.
+    """Return the statistic with the interval value ± 1.96 standard errors; no interval for fewer than eight blocks.
 
     `without(*blocks)` computes the statistic without these blocks of clips.
     """
@@ -51,13 +51,13 @@ def estimate(without: Callable[..., float], blocks: int) -> Estimate:
 
 
 def jackknife(without: Callable[..., float], blocks: int) -> Jackknife:
-    """Return a statistic's standard deviation over sets of clips like these, and its bias of order 1 / N.
+    """Return a statistic's standard error over sets of clips like these, and its bias of order 1 / N.
 
-    Source of the bias: Quenouille 1956. A bootstrap draws clips twice, which makes covariances narrower and raises FVD
-    by more than the width of the interval. A jackknife keeps clips distinct. The plain jackknife counts twice the
-    variance of the part of FVD that is quadratic in the clips, which is nearly all of it if both sets are alike.
-    Leaving out pairs of blocks measures that part (Efron and Stein 1981). The correction removes at most half: the
-    variance of a quadratic statistic lies between half the plain estimate and the plain estimate.
+    The bias is estimated as in Quenouille 1956. A bootstrap draws clips twice, which makes covariances narrower and
+    raises FVD by more than the width of the interval. A jackknife keeps clips distinct. The plain jackknife counts the
+    variance of the quadratic part of FVD twice, and this part is nearly all of FVD if both sets are alike. Leaving out
+    pairs of blocks measures that part (Efron and Stein 1981). The correction removes at most half: the variance of a
+    quadratic statistic lies between half the plain estimate and the plain estimate.
     """
     whole = without()
     single = [without(i) for i in range(blocks)]

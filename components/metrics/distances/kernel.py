@@ -28,7 +28,7 @@ def score(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: int) -
     """Return KVD with its jackknife interval over `blocks` blocks of clips, at most one per clip of the shorter set.
 
     The kernel is summed once for every pair of blocks. KVD without some blocks is a sum of these sums, so the interval
-    is exact and almost free. Raise the InputErrors of `kernel_distance`.
+    is exact and takes little time. Raise InputError as `kernel_distance` does.
     """
     for features in (real, fake):
         _check(features)

@@ -92,7 +92,7 @@ class CanvasViT(nn.Module):
         return torch.stack([z_c + head(z_c) for head in self.frame_heads], dim=1).flatten(0, 1)
 
     def canvas(self, z_c: Float[Tensor, "r n d"], last: Float[Tensor, "r n p"]) -> Float[Tensor, "r n p"]:
-        """Return f_canvas, the expected tokens of the next frame; `last` holds the tokens of the newest frame."""
+        """Return f_canvas, the expected tokens of the next frame; `last` holds the tokens of the last known frame."""
         predicted = self.canvas_head(z_c)
         return last + predicted if self.config.change else predicted
 

@@ -145,7 +145,7 @@ class CanvasMAR(nn.Module):
     ) -> Draws:
         """Draw masks, noise, flow times and condition dropout of one training step; all rows share one mask ratio.
 
-        Raises InputError if the frames after the first are not a whole number of groups, or actions do not fit.
+        Raises InputError unless the number of latent frames is 1 + a multiple of the group, or if actions do not fit.
         """
         latents, _ = split_condition(clips, self.config.condition)
         channels, height, width = self.config.latent
@@ -153,7 +153,7 @@ class CanvasMAR(nn.Module):
         groups, rest = divmod(latents.shape[1] - 1, group)
         if rest or not groups:
             raise InputError(
-                f"clips have {latents.shape[1]} latent frames, not one first frame and whole groups of {group}; "
+                f"clips have {latents.shape[1]} latent frames, but model.group needs 1 + a multiple of {group}; "
                 "change model.group, or cut clips of another length"
             )
         rows = first + group * groups

@@ -1,4 +1,4 @@
-"""Encoders of annotations: build the one that a model needs, and encode the annotations of a data set once."""
+"""Encoders of annotations: build the encoder that a model needs, and encode the annotations of a data set once."""
 
 import functools
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from components.foundation.config import Config, fingerprint, plain
 from components.foundation.errors import InputError
 from components.models.conditions.interface import ActionConfig, ActionScale, CaptionConfig, LabelConfig, condition_of
 from components.models.conditions.text import TextEncoder, TextEncoderConfig
-from components.nn.autoencoders import trained as autoencoders
+from components.nn.autoencoders import serialization as autoencoders
 from components.nn.autoencoders.interface import Autoencoder, transitions
 
 
 class ActionEncoder:
-    """Standardise actions, and join those of the pixel frames between two latent frames to one vector."""
+    """Standardises actions, and joins the actions between two latent frames to one vector."""
 
     def __init__(self, condition: ActionConfig, scale: ActionScale, autoencoder: Autoencoder) -> None:
         """Raises InputError if condition.numbers is not the number of values between two latent frames."""
         columns, stride = len(scale.columns), autoencoder.strides[0]
         if condition.numbers != columns * stride:
             raise InputError(
-                f"model.condition.numbers is {condition.numbers}, but {columns} columns of actions for each of the "
-                f"{stride} pixel frames of a latent frame are {columns * stride} numbers; set it to {columns * stride}"
+                f"model.condition.numbers is {condition.numbers}, but a latent frame of {stride} pixel "
+                f"frames with {columns} action columns has {columns * stride} values; set it to {columns * stride}"
             )
         self.scale, self.autoencoder = scale, autoencoder
 
@@ -50,8 +50,8 @@ class ActionEncoder:
         parts = transitions(self.autoencoder, annotations.shape[1])
         if not parts:
             raise InputError(
-                f"actions of {annotations.shape[1]} frames lead to no second latent frame; "
-                f"give those of at least {self.autoencoder.pixel_frames(2)} frames"
+                f"the actions cover {annotations.shape[1]} frames, too few for a second latent frame; "
+                f"give actions for at least {self.autoencoder.pixel_frames(2)} frames"
             )
         standardised = self.scale.standardise(annotations)
         return torch.stack([standardised[:, part.start : part.stop].flatten(1) for part in parts], dim=1)
@@ -60,7 +60,7 @@ class ActionEncoder:
 def caption_encoder(condition: CaptionConfig, device: torch.device) -> Encoder:
     """Return the encoder of captions or labels.
 
-    Raises InputError if the encoder cannot be loaded, or if its vectors do not have the channels that the model takes.
+    Raises InputError if the encoder cannot be loaded, or if its number of channels differs from the model's.
     """
     if isinstance(condition, LabelConfig):
         return Labels(condition.classes)
@@ -74,7 +74,7 @@ def caption_encoder(condition: CaptionConfig, device: torch.device) -> Encoder:
 
 
 def scale_of(model: Config, latents: Path) -> ActionScale | None:
-    """Return the scale of the training clips' actions; None for a model without actions.
+    """Return the mean and standard deviation of the training clips' actions; None for a model without actions.
 
     Raises InputError if the clips have no actions.
     """
@@ -89,7 +89,7 @@ def _stored(latents: Path) -> actions.Stored:
     stored = actions.of(latents, Latents.open(latents, "train", None).files)
     if stored is None:
         raise InputError(
-            f"the model needs actions, but the clips behind {latents} have none; "
+            f"the model needs actions, but the clips of {latents} have none; "
             "set datasets.<name>.actions to a CSV file of actions, or model.condition to null"
         )
     return stored
@@ -99,7 +99,7 @@ def prepare(model: Config, latents: Path, autoencoder: Path, device: torch.devic
     """Return the folder with the encoded conditions of these clips; None for a model without conditions.
 
     Encode the conditions if the cache does not have them. Raises InputError if the clips lack the annotations that the
-    model needs, or if its encoder does not know one of them.
+    model needs, or if the encoder rejects an annotation.
     """
     condition = condition_of(model)
     if condition is None:
@@ -116,7 +116,7 @@ def prepare(model: Config, latents: Path, autoencoder: Path, device: torch.devic
         if texts is None:
             raise InputError(
                 f"the model needs captions or labels, but the clips of {latents} have none; "
-                "name a csv of them in datasets.….words, or set model.condition to null"
+                "set datasets.<name>.words to a CSV file of captions or labels, or model.condition to null"
             )
         annotations = dict(texts)
     return _encode_all(annotations, encoder, ConditionKey(annotations=files[file], encoder=encoder.identity))

@@ -1,9 +1,10 @@
 """Conditions of a model other than the past frames: none, a class label, a text or actions.
 
-The condition of a clip is a sequence of vectors. A text gives its hidden states, and a label gives one one-hot vector.
-In both, a zero vector marks an empty position (texts differ in length), and the model replaces it by a learned vector.
-An empty text, a dropped text and no text are therefore the same condition. Actions give one vector for each transition
-from a latent frame to the next. They are standardised, so a zero vector is the mean action and is not replaced.
+The condition of a clip is a sequence of vectors. A text becomes the hidden states of its tokens, and a label becomes
+one one-hot vector. In both, a zero vector marks an empty position (texts differ in length), and the model replaces it
+by a learned vector. An empty text, a dropped text and no text are therefore the same condition. Actions become one
+vector for each transition from a latent frame to the next. They are standardised, so a zero vector is the mean action
+and is not replaced.
 """
 
 from collections.abc import Sequence
@@ -143,8 +144,8 @@ def split_condition(
         vectors, channels = condition_shape(config, latents.shape[1])
         if condition.shape[1:] != (vectors, channels):
             raise InputError(
-                f"the condition of a clip is {condition.shape[1]} vectors of {condition.shape[2]} numbers, but "
-                f"model.condition expects {vectors} of {channels}; set it to the shape that the encoder returns"
+                f"the condition of a clip has {condition.shape[1]} vectors of {condition.shape[2]} channels, but "
+                f"model.condition expects {vectors} vectors of {channels}; set it to the shape from the encoder"
             )
     return latents, condition
 

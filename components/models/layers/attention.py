@@ -29,9 +29,9 @@ class KeyValueCache:
 
 
 def frame_causal(frames: int, tokens: int, device: torch.device, window: int | None = None) -> Bool[Tensor, "l l"]:
-    """Return the attention mask in which a token sees its own frame and all earlier frames, but no later frame.
+    """Return the attention mask in which a token attends to its own frame and all earlier frames, but no later frame.
 
-    With a window, a token sees only the newest `window` frames, its own included. Entry (i, j) is true if token i
+    With a window, a token attends only to the last `window` frames, its own included. Entry (i, j) is true if token i
     may attend to token j.
     """
     frame = torch.arange(frames, device=device).repeat_interleave(tokens)

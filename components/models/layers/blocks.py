@@ -1,8 +1,8 @@
-"""Transformer blocks behind one signature: plain, with expert LayerNorms, and MM-DiT.
+"""Transformer blocks with one signature: plain, with expert LayerNorms, and MM-DiT.
 
-NOVA adds LayerNorm(sublayer(x)) to the residual stream; `norm_first` adds sublayer(LayerNorm(x)) instead, as in ViT.
-A sequence has three segments: condition tokens, clean tokens and mask tokens. Position embeddings are added to the
-tokens, so the tokens may stand in any order, and each kind of token can be one slice of the sequence.
+NOVA adds LayerNorm(sublayer(x)) to the residual stream; `norm_first` adds sublayer(LayerNorm(x)) instead, as in ViT. A
+sequence has three segments: condition tokens, clean tokens and mask tokens. Position embeddings are added to the
+tokens, so the tokens may be in any order, and each kind of token can be one slice of the sequence.
 """
 
 from typing import Literal
@@ -146,7 +146,7 @@ class LocalConvolution(nn.Module):
     """x + a depthwise 3x3 convolution over the grid (conditional positional encoding, CPVT, arXiv 2102.10882).
 
     Attention with additive positions needs thousands of training steps to learn which tokens are neighbours. The
-    convolution sees the neighbours from the first step.
+    convolution uses the neighbours from the first step.
     """
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:

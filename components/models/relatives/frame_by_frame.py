@@ -66,7 +66,7 @@ class FrameByFrame(nn.Module):
 
     @property
     def guidable(self) -> bool:
-        """True: the only poorer condition is an empty history, which training sees in the first frame of every clip."""
+        """True: no weaker condition than an empty history exists, and guidance with it needs no condition dropout."""
         return True
 
     def on_grid(self: F, height: int, width: int) -> F:

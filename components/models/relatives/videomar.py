@@ -1,7 +1,7 @@
 """VideoMAR (arXiv 2506.14168): a decoder-only transformer, trained by the next-frame diffusion loss.
 
 In training, the frames before frame t are clean, frame t is partly masked, and only its masked tokens have a loss.
-Frames after t are invisible to frame t, and are left out. A flow head replaces the paper's DDPM head.
+Frames after t are left out, because frame t does not attend to them. A flow head replaces the paper's DDPM head.
 """
 
 from dataclasses import dataclass
@@ -97,8 +97,8 @@ class VideoMAR(MaskedDecoder):
         condition = self.config.condition
         frames = require_frames(split_condition(clips, condition)[0])
         target = int(torch.randint(1, frames, (), generator=stream.fork("target").shared()))
-        if stream.turn is not None:
-            target = validation_target(stream.turn, frames)
+        if stream.batch_index is not None:
+            target = validation_target(stream.batch_index, frames)
         visible = self.visible(stream) if visible is None else visible
         return Draws(
             target=target,

@@ -39,10 +39,10 @@ FIRST_LOG_VARIANCE: Final = -6.0  # at initialisation; with more noise the decod
 
 
 class FoldedVAEConfig(Config):
-    """A VAE for clips of one length and size.
+    """Config of a VAE for clips of one length and size.
 
     It compresses clips {1, stride_time} x stride_space x stride_space: the first latent frame encodes one pixel frame,
-    every other one stride_time of them.
+    each other latent frame encodes stride_time pixel frames.
     """
 
     dataset: str
@@ -69,8 +69,8 @@ class FoldedVAEConfig(Config):
         values = 3 * self.stride_time * self.stride_space**2
         if self.linear and self.channels > values:
             raise ValueError(
-                f"channels is {self.channels}, but the blocks of pixels that linear decomposes have {values} values; "
-                f"use at most {values} channels, or set linear to null"
+                f"channels is {self.channels}, but the PCA of `linear` has at most {values} components, one for each "
+                f"value of a block of pixels; use at most {values} channels, or set linear to null"
             )
         self.objective.fit(self.frames)
         return self
@@ -85,10 +85,10 @@ class FoldedVAEConfig(Config):
 class FoldedVAE(nn.Module):
     """Encoder and decoder mirror each other: `depth` blocks at twice the latents' height and width, `depth` at theirs.
 
-    Latent frame 0 encodes pixel frame 0, every later one the next stride_time frames.
-    Blocks start as the identity and all other layers are linear. Training therefore starts from a linear autoencoder,
-    which learns fast. With `linear`, a linear path is added to the network, whose output starts at zero. Then
-    `initialise_pca` initialises the VAE to a PCA.
+    Latent frame 0 encodes pixel frame 0, each later one the next stride_time frames. Blocks are initialised to the
+    identity and all other layers are linear. Training therefore starts from a linear autoencoder, which learns fast.
+    With `linear`, a linear path is added to the network, whose output is initially zero. Then `initialise_pca`
+    initialises the VAE to a PCA.
     """
 
     def __init__(self, config: FoldedVAEConfig, block: Block, padding: Padding) -> None:
@@ -188,12 +188,12 @@ class FoldedVAE(nn.Module):
 
 
 class CausalVAEConfig(FoldedVAEConfig):
-    """Config of the time-causal VAE. The one for BAIR compresses clips {1, 2} x 4 x 4 (time x height x width)."""
+    """Config of the time-causal VAE. For BAIR, it compresses clips {1, 2} x 4 x 4 (time x height x width)."""
 
     kind: Literal["causal"]
 
     def build(self) -> "CausalVAE":
-        """Return the VAE with fresh weights."""
+        """Return the VAE with newly initialised weights."""
         return CausalVAE(self)
 
 
@@ -220,12 +220,12 @@ class ChunkedVAEConfig(FoldedVAEConfig):
     kind: Literal["chunked"]
 
     def build(self) -> "ChunkedVAE":
-        """Return the VAE with fresh weights."""
+        """Return the VAE with newly initialised weights."""
         return ChunkedVAE(self)
 
 
 class ChunkedVAE(FoldedVAE):
-    """The frames of a chunk are stacked as channels, so every convolution sees exactly the frames of its chunk."""
+    """The frames of a chunk are stacked as channels, so every convolution covers exactly the frames of its chunk."""
 
     def __init__(self, config: ChunkedVAEConfig) -> None:
         super().__init__(config, FrameBlock, "zeros")

@@ -28,8 +28,8 @@ class Autoencoder(Protocol):
     def causal(self) -> bool:
         """Whether no latent frame depends on pixel frames after its own, and no decoded frame on later latent frames.
 
-        If so, the latents of a context do not depend on the frames after it, as prediction requires. A VAE that looks
-        both ways within the pixel frames of one latent frame is causal in this sense.
+        If so, the latents of a context do not depend on the frames after it, as prediction requires. A VAE is causal in
+        this sense even if it is bidirectional within the pixel frames of one latent frame.
         """
         ...
 
@@ -47,7 +47,7 @@ class Autoencoder(Protocol):
         ...
 
     def latent_frames(self, frames: int) -> int:
-        """Return the latent frames of a clip of `frames` pixel frames. Raise InputError if the length does not fit."""
+        """Return the number of latent frames for `frames` pixel frames. Raise InputError for a wrong length."""
         ...
 
     def pixel_frames(self, latent_frames: int) -> int:

@@ -63,7 +63,7 @@ def components(batches: Iterable[Float[Tensor, "_ t i h w"]], channels: int) -> 
 class LinearPath(nn.Module):
     """Encode blocks x to the mean P (x - mu) / scale and one log variance per channel; decode z to P^T (scale z) + mu.
 
-    P and P^T are separate weights, which training may change independently. All is computed in float32, because the
+    P and P^T are separate weights, which training may change independently. The computation is in float32, because the
     components differ in size by orders of magnitude.
     """
 

@@ -21,7 +21,7 @@ from components.nn.lpips import LPIPS
 
 
 class AdversarialConfig(Config):
-    """The adversarial loss term: its weight, its first training step, and the size of the adversary."""
+    """The adversarial loss term: its weight, its first training step, and the size of the discriminator."""
 
     weight: Positive
     start: Whole  # first training step with it; before, reconstructions are too poor to judge
@@ -30,12 +30,12 @@ class AdversarialConfig(Config):
     depth: Annotated[int, within(ge=1, le=5)]  # layers; each halves height and width, later ones double channels
 
     def build(self) -> "Adversary":
-        """Return an adversary with fresh weights."""
+        """Return a discriminator with newly initialised weights."""
         return Adversary(self)
 
 
 class Adversary(nn.Module):
-    """Convolutions of stride 2. Each output value judges one of many overlapping patches."""
+    """Patch discriminator: convolutions of stride 2, with one output value for each of many overlapping patches."""
 
     def __init__(self, config: AdversarialConfig) -> None:
         super().__init__()
@@ -54,10 +54,11 @@ class Adversary(nn.Module):
         return self.layers(x)
 
     def losses(self, real: Float[Tensor, "r i h w"], fake: Float[Tensor, "r i h w"]) -> dict[str, Float[Tensor, ""]]:
-        """Return the loss terms `fooling` of the VAE and `telling` of the adversary (hinge loss).
+        """Return the generator loss `fooling` and the discriminator loss `telling` (hinge losses) of frame pairs.
 
-        The gradient of `fooling` reaches only the fake frames, that of `telling` only the adversary's weights. Without
-        pairs both terms are zero and give every weight a zero gradient, because distributed workers wait for one.
+        The gradient of `fooling` reaches only the fake frames, that of `telling` only the weights of the discriminator.
+        With r = 0 pairs, both losses are zero and every weight gets a zero gradient, because in distributed training
+        the workers wait for the gradient of every weight.
         """
         if not len(real):
             zero = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0.0
@@ -126,15 +127,15 @@ class ObjectiveConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The random draws of one step."""
+    """Random draws of one training step."""
 
     noise: Float[Tensor, "b t c h w"]  # of the posterior, unit normal
     frames: Int[Tensor, "b g"]  # indices of the frames of each clip that the perceptual term uses
-    pairs: Int[Tensor, "b ..."]  # index of the first frame of each pair for the adversary; empty before its first step
+    pairs: Int[Tensor, "b ..."]  # first frame of each pair for the discriminator; empty before its first step
 
 
 class VAEObjective(nn.Module):
-    """An autoencoder with its losses. Its weights include those of the adversary, but not the frozen LPIPS network."""
+    """An autoencoder with its losses. Its weights include the discriminator, but not the frozen LPIPS network."""
 
     def __init__(self, autoencoder: Autoencoder, config: ObjectiveConfig, lpips: LPIPS | None) -> None:
         super().__init__()
@@ -149,7 +150,7 @@ class VAEObjective(nn.Module):
         return super()._apply(fn, recurse)
 
     def draw(self, clips: UInt8[Tensor, "b f c h w"] | Float[Tensor, "b f c h w"], stream: Stream) -> Draws:
-        """Return the random draws of one step on these clips. Raise InputError if the clips' length does not fit."""
+        """Return the random draws of one step on these clips. Raise InputError if the clips are too short."""
         frames, height, width = clips.shape[1], *clips.shape[3:]
         scored = self.config.lpips.frames if self.config.lpips else 0
         if scored > frames:
@@ -163,7 +164,7 @@ class VAEObjective(nn.Module):
         return Draws(stream.fork("posterior").normal(*shape), order[:, :scored], pairs)
 
     def _pairs(self, frames: int, stream: Stream) -> Int[Tensor, "b ..."]:
-        """Return the first frame of each pair for the adversary: none before its first step or in validation."""
+        """Return the first frame of each pair for the discriminator: none before its first step or in validation."""
         adversarial = self.config.adversarial
         active = adversarial is not None and stream.step is not None and stream.step >= adversarial.start
         count = adversarial.pairs if adversarial is not None and active else 0
@@ -172,11 +173,11 @@ class VAEObjective(nn.Module):
         return stream.fork("pairs").uniform(frames - 1).argsort(dim=1)[:, :count]
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of the adversary's weights: weight decay would shrink them before its first step."""
+        """Return the names of the discriminator's weights: weight decay would shrink them before its first step."""
         return {name for name, _ in self.named_parameters() if name.startswith("adversary.")}
 
     def forward(self, clips: UInt8[Tensor, "b f c h w"] | Float[Tensor, "b f c h w"], draws: Draws) -> Losses:
-        """Return the loss of uint8 clips, or of float clips in [-1, 1]; for the log, its terms and the PSNR in dB."""
+        """Return the loss of uint8 clips, or float clips in [-1, 1], with its terms and the PSNR (dB) for logging."""
         x = clips if clips.is_floating_point() else to_float(clips)
         moments = self.autoencoder.encode(x)
         y = self.autoencoder.decode(sample(moments, draws.noise))
@@ -187,7 +188,7 @@ class VAEObjective(nn.Module):
             weights["lpips"] = self.config.lpips.weight if self.config.lpips else 0.0
         if self.adversary is not None and self.config.adversarial is not None and self.training:
             terms |= self.adversary.losses(_frame_pairs(x, draws.pairs), _frame_pairs(y, draws.pairs))
-            # AdamW does not depend on the scale of the adversary's own term, but the check for an exploding loss does
+            # the scale of the discriminator's loss does not change AdamW's steps, but the check for an exploding loss
             weights |= dict.fromkeys(("fooling", "telling"), self.config.adversarial.weight)
         return Losses.weighted(terms | {"psnr": psnr(x, y).mean()}, weights)
 

@@ -56,7 +56,7 @@ class DiffusersVAEConfig(Config):
         return vae.latent_frames(self.frames), vae.channels, height, width
 
     def build(self) -> "DiffusersVAE":
-        """Return the VAE with the weights of `path`, or with fresh weights if `network` is set.
+        """Return the VAE with the weights of `path`, or with newly initialised weights if `network` is set.
 
         Raise InputError if diffusers is not installed, if `path` has no readable VAE, or if that is no video VAE.
         """

@@ -30,7 +30,7 @@ NOTES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How the metric `key` is shown, and whether lower or higher is better."""
+    """Format of the metric `key` in a table, and whether lower or higher is better."""
 
     key: str
     label: str

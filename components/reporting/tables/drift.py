@@ -1,4 +1,4 @@
-"""Drift: scores of windows along the predicted frames, which show whether quality falls with time."""
+"""Drift: scores of windows along the predicted frames, which show whether quality decreases with time."""
 
 from collections.abc import Sequence
 from typing import Final

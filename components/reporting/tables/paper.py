@@ -89,7 +89,10 @@ PUBLISHED: Final = (KINETICS, BAIR)
 
 
 def differences(published: Published, protocol: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return one phrase per setting that differs from the table's protocol; () if all stated settings agree."""
+    """Return one phrase for each setting of `protocol` that differs from the published table's protocol.
+
+    Empty if all settings that the paper states agree.
+    """
     return tuple(
         f"{key.replace('_', ' ')} {format_value(protocol.get(key))} instead of {format_value(expected)}"
         for key, expected in published.protocol.items()

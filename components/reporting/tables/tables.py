@@ -70,7 +70,7 @@ def label(key: str) -> str:
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
-    """Return a protocol in one line: its description, or else its keys and values."""
+    """Return a protocol in one line: its description if it has one, otherwise its keys and values."""
     if "description" in protocol:
         return str(protocol["description"])
     return " · ".join(f"{key.replace('_', ' ')} {format_value(value)}" for key, value in flatten(protocol).items())
@@ -84,7 +84,7 @@ def protocol_card(protocol: Mapping[str, Any]) -> dict[str, str]:
 
 
 def by_protocol(evaluations: Sequence[Evaluation]) -> tuple[tuple[Evaluation, ...], ...]:
-    """Group evaluations of equal protocols, since only these can share a table; the order is kept."""
+    """Group evaluations by protocol, in order of first appearance; only equal protocols can share a table."""
     groups: dict[str, list[Evaluation]] = {}
     for evaluation in evaluations:
         groups.setdefault(json.dumps(evaluation.protocol, sort_keys=True), []).append(evaluation)
@@ -158,7 +158,7 @@ def verdicts(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
 
 
 def few_clips(evaluations: Sequence[Evaluation]) -> str:
-    """Return a warning if there are too few clips for a reliable FVD, otherwise an empty text."""
+    """Return a warning if there are too few clips for a reliable FVD, otherwise an empty string."""
     real = [int(evaluation.protocol["clips"]) for evaluation in evaluations if "clips" in evaluation.protocol]
     fake = [int(metrics["clips"]) for _, metrics in _scored(evaluations) if "clips" in metrics]
     if not fake or min(real + fake) >= NULLS[-1][0]:  # the smaller side limits the precision
@@ -167,7 +167,7 @@ def few_clips(evaluations: Sequence[Evaluation]) -> str:
 
 
 def overlap(evaluations: Sequence[Evaluation]) -> str:
-    """Return a warning if the intervals of the two best models overlap, otherwise an empty text."""
+    """Return a warning if the intervals of the two best models overlap, otherwise an empty string."""
     ranked = sorted((metrics["fvd"], row, metrics) for row, metrics in _scored(evaluations))[:2]
     if len(ranked) < 2 or not all({"fvd_low", "fvd_high"} <= metrics.keys() for *_, metrics in ranked):
         return ""
@@ -216,7 +216,7 @@ def _best(column: Column, metrics: Sequence[Mapping[str, float]]) -> float | Non
 
 
 def cell(column: Column, metrics: Mapping[str, float], best: float | None) -> Cell:
-    """Format the number of a column with its interval, marked if it equals `best`; a dash if it is missing."""
+    """Format the value of a column with its interval, marked if it equals `best`; a dash if it is missing."""
     value = metrics.get(column.key)
     if value is None:
         return Cell("–")
@@ -259,7 +259,7 @@ def calibration_table(evaluations: Sequence[Evaluation]) -> Table | None:
 
 
 def history_table(histories: Mapping[str, pd.DataFrame]) -> Table:
-    """Return the last value of each measured term, one line per training."""
+    """Return the last value of each measured term, one line per training run."""
     all_names = dict.fromkeys(str(name) for history in histories.values() for name in history)
     elsewhere = ("validation_raw_", "validation_flow_visible_", "learning_rate")  # `visible.table` shows the second
     names = [name for name in all_names if not name.startswith(elsewhere)]

@@ -76,5 +76,5 @@ def test_a_missing_file_an_unknown_label_and_a_class_named_twice_are_told_in_one
         Labels(["push", "lift"])(["push", "pull"])
     with pytest.raises(InputError, match="unknown label ''"):
         Labels(["push", "lift"])([""])
-    with pytest.raises(InputError, match="named twice"):
+    with pytest.raises(InputError, match="listed twice"):
         Labels(["push", "push"])

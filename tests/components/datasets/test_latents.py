@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from components.datasets import latents
-from components.datasets.latents import LatentKey, Latents, ShardReport, Spread
+from components.datasets.latents import ChannelStatistics, LatentKey, Latents, ShardReport
 from components.foundation import config
 from components.foundation.errors import InputError
 from components.nn.autoencoders import interface
@@ -73,8 +73,8 @@ def test_statistics_do_not_look_at_val_and_test(tmp_path, moments):
 
 
 def test_spreads_add_up_to_the_spread_of_the_whole(moments):
-    whole = Spread.of(torch.cat(moments["train"]))
-    first, second, third = map(Spread.of, moments["train"])
+    whole = ChannelStatistics.of(torch.cat(moments["train"]))
+    first, second, third = map(ChannelStatistics.of, moments["train"])
     for total in ((first + second) + third, first + (second + third), third + first + second):
         assert total.count == whole.count
         assert total.mean == pytest.approx(whole.mean, rel=1e-12)

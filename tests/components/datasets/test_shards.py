@@ -159,7 +159,7 @@ def test_a_manifest_that_is_missing_damaged_or_changed_is_refused(folder):
     path = folder / "manifest.json"
     content = path.read_text()
     path.write_text(content.replace('"rows": 4', '"rows": 3'))
-    with pytest.raises(InputError, match="does not match its own hash"):
+    with pytest.raises(InputError, match="does not match the hash in it"):
         open_rows(folder)
     for damaged in (content[:-20], "[1]", "{}", '{"hash": 1}'):
         path.write_text(damaged)
@@ -169,7 +169,7 @@ def test_a_manifest_that_is_missing_damaged_or_changed_is_refused(folder):
     with pytest.raises(InputError, match="unknown key surplus"):
         open_rows(folder)
     path.unlink()
-    with pytest.raises(InputError, match=r"manifest\.json does not exist; name a finished folder"):
+    with pytest.raises(InputError, match=r"manifest\.json does not exist; choose another folder"):
         open_rows(folder)
 
 

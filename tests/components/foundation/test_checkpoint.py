@@ -59,7 +59,7 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> No
 def test_a_state_with_a_file_missing_is_incomplete(tmp_path: Path, lost: str) -> None:
     folder = saved(tmp_path)
     (folder / lost).unlink()
-    with pytest.raises(InputError, match=r"state is incomplete; delete it and start again"):
+    with pytest.raises(InputError, match=r"state is incomplete; delete it$"):
         checkpoint.load(folder, FACTS)
 
 
@@ -166,7 +166,7 @@ def test_weights_of_another_configuration_are_named(tmp_path: Path, other: nn.Mo
 
 def test_missing_and_torn_weights_are_named(tmp_path: Path) -> None:
     path = tmp_path / checkpoint.WEIGHTS
-    with pytest.raises(InputError, match="does not exist; run the stage that makes it"):
+    with pytest.raises(InputError, match="does not exist; run `dvc repro` to make it"):
         checkpoint.read_weights(path)
     checkpoint.save_weights(path, model().state_dict())
     path.write_bytes(path.read_bytes()[:50])

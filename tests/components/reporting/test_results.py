@@ -68,7 +68,7 @@ def test_a_missing_or_damaged_file_is_named_in_one_sentence(tmp_path, read, file
                 "drift": [],
                 "calibration": None,
             },
-            "holds scores of references only",
+            "has scores of reference rows only",
         ),
     ],
 )
@@ -99,8 +99,8 @@ def test_a_gallery_whose_parts_disagree_is_refused(tmp_path, builders, odd, told
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("loss\n1\n", "has no column step, or no lines"),
-        ("step,loss\n", "has no column step, or no lines"),
+        ("loss\n1\n", "has no column step or no rows"),
+        ("step,loss\n", "has no column step or no rows"),
         ("step,loss\n1,low\n", "the column loss holds"),
     ],
 )
@@ -112,5 +112,5 @@ def test_a_history_without_steps_or_with_words_is_refused(tmp_path, text, told):
 
 def test_a_search_without_a_scored_trial_is_refused(tmp_path, builders):
     builders["trials"](tmp_path, fvd=[None] * 4)
-    with pytest.raises(InputError, match="holds no trial with a score"):
+    with pytest.raises(InputError, match="has no trial with a score"):
         results.read_sweep(tmp_path)

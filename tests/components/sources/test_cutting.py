@@ -379,7 +379,7 @@ def test_damage_is_named(videos, tmp_path):
 
 
 def test_a_folder_that_holds_no_clips_is_refused(videos):
-    with pytest.raises(InputError, match=r"manifest\.json does not exist; name a finished folder"):
+    with pytest.raises(InputError, match=r"manifest\.json does not exist; choose another folder"):
         Clips.open(videos, "train")
 
 

@@ -97,7 +97,9 @@ def test_a_share_of_the_training_episodes_goes_to_val_and_the_test_set_stays(tmp
 
 
 def test_an_incomplete_data_set_is_refused_where_it_must_be_complete(robot: Path) -> None:
-    with pytest.raises(InputError, match=r"is not the whole of BAIR robot pushing: train 3 of 43264, test 1 of 256"):
+    with pytest.raises(
+        InputError, match=r"is an incomplete copy of BAIR robot pushing: train 3 of 43264, test 1 of 256"
+    ):
         sources.find(pushing(robot, require_complete=True))
     assert bair.FACTS.counts == {"train": 43_264, "test": 256}
 
@@ -153,7 +155,7 @@ def test_the_official_lists_split_ucf101_and_what_they_do_not_agree_with_is_told
     assert [(told.split, told.video) for told in found.missing] == [("train", f"{DIVING}_g09_c01.avi")]
     assert [told.video for told in found.left_out] == [f"{DIVING}_g99_c01.avi"]
     assert found.counted() == "train 2 of 9537, test 1 of 3783 videos, 1 listed ones missing"
-    with pytest.raises(InputError, match=r"not the whole of UCF-101, split 1"):
+    with pytest.raises(InputError, match=r"an incomplete copy of UCF-101, split 1"):
         sources.find(actions(tmp_path, require_complete=True))
     numbers = make(tmp_path / "out", actions(tmp_path))
     assert (numbers["clips_train"], numbers["clips_test"], numbers["videos_missing"]) == (2, 1, 1)

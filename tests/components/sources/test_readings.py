@@ -54,5 +54,5 @@ def test_clips_of_files_of_any_rate_have_one_rate(tmp_path: Path) -> None:
 
 
 def test_a_fixed_rate_and_actions_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="fps must be null; resample the actions"):
+    with pytest.raises(InputError, match="fps must be null; set fps or actions to null"):
         folder_config(tmp_path, fps=10.0, actions="actions.csv")

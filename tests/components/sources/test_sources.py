@@ -121,7 +121,7 @@ def test_a_link_to_a_folder_elsewhere_is_refused_with_what_to_do(tmp_path):
     fill(tmp_path / "set", "train/a.mp4", "val/b.mp4", "test/c.mp4")
     link = tmp_path / "set/train/more"
     link.symlink_to(tmp_path / "the pool")
-    with pytest.raises(InputError, match=r"more is a link to the folder .*pool, and DVC would not see") as refused:
+    with pytest.raises(InputError, match=r"more is a link to the folder .*pool, and DVC does not detect") as refused:
         found(tmp_path / "set", NAMED)
     subprocess.run(str(refused.value).rpartition("links to its files: ")[2], shell=True, check=True)
     assert ("train", "train/more/a.mp4") in found(tmp_path / "set", NAMED)
@@ -181,7 +181,7 @@ def test_a_name_that_is_no_text_or_no_line_still_has_a_name(tmp_path):
     fill(tmp_path, "train/\udcff.mp4", "val/b\r.mp4", "test/ü ö\n.mp4")
     assert [name for _, name in found(tmp_path, NAMED)] == ["train/\\xff.mp4", "val/b\\r.mp4", "test/ü ö\\n.mp4"]
     fill(tmp_path, "val/b\\r.mp4")
-    with pytest.raises(InputError, match=r"two files in .* are both called"):
+    with pytest.raises(InputError, match=r"two files in .* have the name"):
         found(tmp_path, NAMED)
 
 

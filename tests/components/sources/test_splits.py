@@ -72,7 +72,7 @@ def test_a_line_that_could_mean_two_videos_means_none(tmp_path):
     write_lists(tmp_path, "t.mp4", "v.mp4", "a.mp4")
     assert ("test", "a.mp4") in found(tmp_path, LISTS)
     write_lists(tmp_path, "t.mp4", "v.mp4", "a.MP4")
-    with pytest.raises(InputError, match=r"no line of the list .*test\.txt is a video"):
+    with pytest.raises(InputError, match=r"no line of the list .*test\.txt names a video"):
         found(tmp_path, LISTS)
 
 
@@ -83,7 +83,7 @@ def test_a_list_that_finds_nothing_is_refused_with_its_line_and_what_that_is_com
     write_lists(tmp_path, **lists | {split: "\na.mp4 3\n"})
     with pytest.raises(InputError) as refused:
         found(tmp_path, LISTS)
-    for part in (f"lists/{split}.txt", f"the split {split} has none", "line 2 is 'a.mp4 3'", "such as deep/a.mp4"):
+    for part in (f"lists/{split}.txt", f"the split {split} is empty", "line 2 is 'a.mp4 3'", "such as deep/a.mp4"):
         assert part in str(refused.value)
     write_lists(tmp_path, **lists | {split: "\n"})
     with pytest.raises(InputError, match=f"the list .*{split}.txt is empty, so the split {split} has no video"):

@@ -5,7 +5,7 @@ import pytest
 
 from components.foundation.errors import InputError
 from components.telemetry import provenance
-from components.telemetry.provenance import Hashes, Lineage, beside, digest, follow
+from components.telemetry.provenance import Hashes, Provenance, beside, digest, follow
 
 
 def make(root, out, files, inputs=()):
@@ -16,7 +16,7 @@ def make(root, out, files, inputs=()):
         (folder / name).write_text(text)
     hashes = Hashes(None)
     read = {str(path): hashes.files(root / path) for path in inputs}
-    described = Lineage(
+    described = Provenance(
         stage=f"make@{out}", commit="abc", changed=False, dvc_lock=None, params={"rate": 0.1}, run="r1", store="there",
         ended="now", inputs={path: digest(found) for path, found in read.items()},
         sources={path: found for path, found in read.items() if not beside(root / path).exists()},
@@ -71,8 +71,8 @@ def test_a_changed_video_and_a_missing_folder_are_named(root):
 def test_another_vae_that_fits_in_itself_is_found_by_all_that_were_made_from_the_first(root):
     make(root, "vae", {"weights": "another"}, ["clips"])
     assert told(root) == [
-        "scores was made from another version of vae than the present one",
-        "latents was made from another version of vae than the present one",
+        "scores was made from another version of vae",
+        "latents was made from another version of vae",
     ]
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_read_is_recorded_as_that_and_pipes_are_passed_ove
 
 
 def test_a_folder_of_unknown_origin_says_so(root):
-    assert told(root, "videos") == ["videos has no provenance: no stage of this project made it"]
+    assert told(root, "videos") == ["videos has no provenance file, so no stage of this project wrote it"]
 
 
 def test_what_describes_a_folder_is_not_part_of_it_and_its_damage_is_one_sentence(root):

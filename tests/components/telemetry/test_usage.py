@@ -29,27 +29,27 @@ def test_a_measure_counts_the_processors_time_and_not_the_clocks():
 
 
 def test_what_a_process_says_last_counts_even_if_it_is_killed_before_its_end(monkeypatch):
-    monkeypatch.setattr(usage, "TOLD_EVERY", 0.02)
-    ledger = usage.Ledger(node="a")
+    monkeypatch.setattr(usage, "REPORT_SECONDS", 0.02)
+    total = usage.UsageTotal(node="a")
     measure = usage.Measure("b", gpus=1)
-    with measure.told(ledger.enter):
+    with measure.reporting(total.record):
         time.sleep(0.2)
-        before = ledger.uses[measure.key].gpu_seconds
+        before = total.uses[measure.key].gpu_seconds
         assert before > 0
         time.sleep(0.1)
-    assert list(ledger.uses) == [measure.key]
-    assert ledger.uses[measure.key].gpu_seconds > before
+    assert list(total.uses) == [measure.key]
+    assert total.uses[measure.key].gpu_seconds > before
 
 
-def test_a_bill_adds_up_processes_and_counts_each_node_once():
-    ledger = usage.Ledger(node="a")
+def test_the_metrics_add_up_processes_and_count_each_node_once():
+    total = usage.UsageTotal(node="a")
     for key, node, memory in (("1", "b", 50.0), ("2", "b", 90.0), ("3", "a", 20.0)):
-        ledger.enter(key, usage.Use(node, 3600.0, 1800.0, memory))
-    bill = ledger.bill(usage.Use("?", 7200.0, 0.0, 10.0), gpus=1, seconds=3600.0)
-    assert bill == {"cpu_hours": 5.0, "gpu_hours": 2.5, "peak_memory_mib": 90.0, "node_seconds": 7200.0}
+        total.record(key, usage.Usage(node, 3600.0, 1800.0, memory))
+    metrics = total.metrics(usage.Usage("?", 7200.0, 0.0, 10.0), gpus=1, seconds=3600.0)
+    assert metrics == {"cpu_hours": 5.0, "gpu_hours": 2.5, "peak_memory_mib": 90.0, "node_seconds": 7200.0}
     prices = usage.prices({"prices": PRICES})
-    assert usage.paid(bill, prices) == {"cost_EUR": 7.5}
-    assert usage.words(bill, prices) == (
+    assert usage.cost(metrics, prices) == {"cost_EUR": 7.5}
+    assert usage.summary(metrics, prices) == (
         "5 CPU-hours, 2.5 GPU-hours, 7200 node-seconds, at most 90 MiB in a process, EUR 7.5"
     )
 
@@ -57,6 +57,6 @@ def test_a_bill_adds_up_processes_and_counts_each_node_once():
 def test_without_prices_nothing_costs_anything_and_a_wrong_table_is_one_sentence():
     assert usage.prices({}) is None
     assert usage.prices({"prices": None}) is None
-    assert usage.paid({"cpu_hours": 1.0, "gpu_hours": 1.0}, None) == {}
+    assert usage.cost({"cpu_hours": 1.0, "gpu_hours": 1.0}, None) == {}
     with pytest.raises(InputError, match=r"params\.yaml: prices: missing key gpu_hour"):
         usage.prices({"prices": {"currency": "EUR", "cpu_hour": 1.0}})

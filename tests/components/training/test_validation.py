@@ -124,6 +124,6 @@ def test_a_model_without_masks_is_validated_once() -> None:
 def test_videomars_targets_are_dealt_over_the_batches_evenly() -> None:
     model, clips = families.tiny("videomar"), torch.randn(1, 9, *LATENT)
     stream = Stream.of(0, (0,)).fork("validation")
-    targets = [model.draw(clips, stream.at(turn)).target for turn in range(16)]  # type: ignore[union-attr]
+    targets = [model.draw(clips, stream.for_batch(index)).target for index in range(16)]  # type: ignore[union-attr]
     assert sorted(targets) == sorted([*range(1, 9), *range(1, 9)])
     assert max(targets[:2]) > 4

@@ -239,7 +239,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "zero bytes": (Path.touch, "is empty \\(0 bytes\\)"),
     "text": (lambda path: path.write_text("once upon a time\n" * 500), "is not a video; remove it"),
     "noise": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "is not a video"),
-    "sound": (sound, "holds no pictures, only sound"),
+    "sound": (sound, "has no video stream"),
     "index lost": (lambda path: half(path, "libx264", "mp4"), "is a truncated or damaged video"),
     "half, index first": (
         lambda path: half(path, "libx264", "mp4", movflags="faststart"),
@@ -247,7 +247,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "half, fragments": (lambda path: half(path, "libx264", "mp4", movflags="frag_keyframe+empty_moov"), "is truncated"),
     "half, matroska": (lambda path: half(path, "libx264", "matroska"), "is truncated: 50% of its bytes are missing"),
-    "music with a cover": (music_with_a_cover, "holds no pictures, only sound"),
+    "music with a cover": (music_with_a_cover, "has no video stream"),
     "corrupt": (lambda path: corrupt(path, 0.0), "is damaged and cannot be decoded"),
     "corrupt near its end": (lambda path: corrupt(path, 0.9), "is damaged and cannot be decoded"),
     "codec lost": (unknown_codec, "is damaged or in an unknown codec"),

@@ -77,7 +77,7 @@ CASES: list[tuple[str, Any, str]] = [
         "guidance with canvas_scale 1.5 needs a model that was trained with dropped conditions",
     ),
     ("models.no-canvas.drop", 0.0, "guidance with temporal_scale 1.5 needs a model"),
-    ("simulations.push.episodes.val", 0, "the split val of datasets.push has no clips, but a training needs one"),
+    ("simulations.push.episodes.val", 0, "the split val of datasets.push has no clips, but training needs some"),
     (
         "experiments.push-canvasmar.scored_on",
         "pull",
@@ -205,7 +205,7 @@ def test_fewer_clips_than_are_asked_for_where_fewer_do_are_a_note(cut: Path) -> 
     tables = edited(small(), **{"searches.guidance.unseen": 50, "protocols.kuka.clips": 3})
     check = problems.whole(tables, "params.yaml", cut, videos_needed=True)
     assert check.problems == {}
-    assert any("clips and unseen: 52 clips are wanted" in note for note in check.notes)
+    assert any("clips + unseen is 52" in note for note in check.notes)
 
 
 def test_a_stage_checks_the_rows_that_depend_on_its_row_and_no_others() -> None:
@@ -244,7 +244,9 @@ def test_a_training_search_is_checked_before_it_trains() -> None:
     assert any("recipe.learning_rate is -1.0: it must be above 0" in one for one in sentences), sentences
     search |= {"space": {"recipe": {"learning_rate": {"choices": [1e-3, 1e-2]}}}, "objectives": ["validation_static"]}
     sentences = found(edited(DEFAULT, **{"searches.guidance": search, "experiments.push-no-canvas.search": "guidance"}))
-    assert any("no model reports validation_static; choose objectives among" in one for one in sentences), sentences
+    assert any("training does not report validation_static; choose objectives from" in one for one in sentences), (
+        sentences
+    )
 
 
 def test_what_is_left_of_a_damaged_folder_of_clips_is_not_counted(cut: Path) -> None:

@@ -18,7 +18,7 @@ from components.datasets.latents import Latents
 from components.foundation import config
 from components.foundation.errors import InputError
 from components.foundation.files import write_text
-from components.nn.autoencoders import trained
+from components.nn.autoencoders import serialization
 from components.nn.autoencoders.folded import CausalVAEConfig
 from components.training.optimizer import Phase, RecipeConfig
 from components.video import video
@@ -53,7 +53,7 @@ def save_vae(folder: Path) -> None:
     row = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))["autoencoders"]["kuka-vae"]
     torch.manual_seed(0)
     vae = config.parse(CausalVAEConfig, row, where="vae").build()
-    trained.save(folder, vae, vae.state_dict())
+    serialization.save(folder, vae, vae.state_dict())
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_every_clip_has_its_moments_and_they_are_those_of_the_vae(cached) -> Non
     assert [len(piece.rows) for piece in moments.pieces(COUNTS)] == [3, 3, 1, 3]
     stored = Latents.open(folder, "train", moments.key_of(clips_folder, vae_folder))
     source = clips.Clips.open(clips_folder, "train")
-    vae = trained.load(vae_folder, PLACE)
+    vae = serialization.load(vae_folder, PLACE)
     for row in range(7):
         expected = vae.encode(source.read([row]).float() / 127.5 - 1)
         assert torch.allclose(stored.moments([row]), expected, atol=1e-4)
@@ -115,8 +115,8 @@ def test_damaged_and_missing_shards_are_named_and_made_again_alone(cached, capsy
 
 def test_moments_of_another_vae_are_not_mended(cached, tmp_path) -> None:
     clips_folder, vae_folder, folder = cached
-    vae = trained.load(vae_folder, PLACE)
-    trained.save(tmp_path / "other", vae, {name: tensor + 1 for name, tensor in vae.state_dict().items()})
+    vae = serialization.load(vae_folder, PLACE)
+    serialization.save(tmp_path / "other", vae, {name: tensor + 1 for name, tensor in vae.state_dict().items()})
     with pytest.raises(InputError, match="stale, made with autoencoder"):
         repair.repair_latents(clips_folder, tmp_path / "other", folder, check=False)
 
@@ -131,7 +131,7 @@ def test_clips_at_another_resolution_are_encoded_once_scaled_as_videos_are(cache
     folder = resized(16, 16)
     stored = Latents.open(folder, "train", None)
     assert (len(stored), stored.shape) == (7, (9, 4, 2, 2))
-    source, vae = clips.Clips.open(clips_folder, "train"), trained.load(vae_folder, PLACE)
+    source, vae = clips.Clips.open(clips_folder, "train"), serialization.load(vae_folder, PLACE)
     for row in range(7):
         small = video.fit(source.read([row])[0], (16, 16))[None]
         assert torch.allclose(stored.moments([row]), vae.encode(small.float() / 127.5 - 1), atol=1e-4)

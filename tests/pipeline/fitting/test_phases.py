@@ -68,7 +68,7 @@ def test_noise_for_a_model_without_a_canvas_is_refused() -> None:
 def test_frames_that_clips_do_not_have_are_refused(tmp_path: Path) -> None:
     folder = moments(tmp_path / "latents")
     chosen = params(phases=[PHASE, PHASE | {"frames": 6}])
-    with pytest.raises(InputError, match=r"phase 2 of 2 takes 6 latent frames, but .* has 5 a clip"):
+    with pytest.raises(InputError, match=r"phase 2 of 2 uses 6 latent frames, but the clips in .* have 5"):
         train.check(chosen.model, chosen.recipe, Latents.open(folder, "train", None), folder)
 
 
@@ -159,7 +159,7 @@ def test_a_phase_at_half_the_resolution_goes_before_one_at_the_clips_own(project
     run(project, "dvc", "repro", "cache_latents@kuka-vae")
     edit(project, "recipes.model.phases", [PHASE | {"resolution": [16, 16]}, PHASE])
     said = run(project, "dvc", "repro", "train@kuka-canvasmar", "train@kuka-no-canvas").stdout
-    encoded = said.count("encoding the clips at 16 x 16 pixels for a phase of the training")
+    encoded = said.count("encoding the clips at 16 x 16 pixels for a training phase")
     assert encoded == 1  # both rows read the same moments
     for row in ("kuka-canvasmar", "kuka-no-canvas"):
         assert f"train@{row}: done" in said

@@ -243,15 +243,15 @@ def test_what_a_stage_made_is_followed_back_to_its_inputs_and_a_change_is_named(
     status, told, _ = finish(verify(here, "out"))
     assert status == 0
     assert f"out: count@row, no commit, {made['ended']}, MLflow run {made['run']}" in told
-    assert "1 folders, everything fits" in told
+    assert "1 folders, no mismatches" in told
     (here / "out" / "made").write_text("2", encoding="utf-8")
     (here / "clips" / "a").rename(here / "clips" / "b")
     status, _, err = finish(verify(here, "out"))
     assert status == 1
     assert err.splitlines() == [
-        "does not fit: out has changed files: made",
-        "does not fit: clips lacks the recorded files: a",
-        "does not fit: clips has additional files: b",
+        "mismatch: out has changed files: made",
+        "mismatch: clips lacks the recorded files: a",
+        "mismatch: clips has additional files: b",
     ]
 
 

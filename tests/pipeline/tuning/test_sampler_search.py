@@ -81,7 +81,7 @@ def test_a_search_is_the_same_after_it_was_written_down() -> None:
         ({"space": {"frame_noise": {"choices": []}}}, "space.frame_noise.choices is"),
         ({"space": {"frame_noise": [0.1, 0.2]}}, "describe its values with one of choices, grid, uniform"),
         ({"space": {"frame_noise": {"normal": [0.1, 0.2]}}}, "describe its values with one of choices, grid, uniform"),
-        ({"space": {"frame_noise": {"uniform": [0.2, 0.1]}}}, "the first end of a range must be below the second"),
+        ({"space": {"frame_noise": {"uniform": [0.2, 0.1]}}}, "the lower end of a range must be below the upper"),
         (
             {"space": {"frame_noise": {"uniform": [0.2, 1.5]}}},
             "frame_noise is 1.5: it must be at least 0 and at most 1",

@@ -35,9 +35,9 @@ def test_a_csv_is_read_however_a_program_writes_it(tmp_path, content):
             "line 2 has 3 values for the 2 columns video,caption; put",
         ),
         ("video,caption\na.mp4,x\nb.mp4\n", "line 3 has 1 values for the 2 columns"),
-        ('video,caption\na.mp4,"red\nb.mp4,blue\n', r"line 2 is not a line of a csv file \(unexpected end of data\)"),
-        ('video,caption\na.mp4,"red" one\n', "line 2 is not a line of a csv file"),
-        ("video,caption\na.mp4,r\u00fc".encode("latin-1"), "is not a csv file .*; replace it with a UTF-8 text file"),
+        ('video,caption\na.mp4,"red\nb.mp4,blue\n', r"line 2 is not valid CSV \(unexpected end of data\)"),
+        ('video,caption\na.mp4,"red" one\n', "line 2 is not valid CSV"),
+        ("video,caption\na.mp4,r\u00fc".encode("latin-1"), "is not a CSV file .*; replace it with a UTF-8 text file"),
     ],
 )
 def test_a_line_that_would_lose_a_value_is_refused(tmp_path, content, told):

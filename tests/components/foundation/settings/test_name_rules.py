@@ -26,7 +26,7 @@ def test_a_name_that_dvc_a_shell_a_disk_or_mlflow_may_read_otherwise_is_refused(
         names.check({"models": {name: {}}}, "params.yaml")
     text = str(caught.value)
     assert text.startswith("params.yaml: the name ")
-    assert " in models is not usable; use a letter (a to z), then at most 63 letters, digits, - and _" in text
+    assert " in models is invalid; use a letter (a to z), then at most 63 letters, digits, - and _" in text
     assert "\n" not in text
     assert len(text) < 260
 

@@ -19,7 +19,7 @@ from components.foundation.settings.ranges import Range, within
 ROOT = Path(__file__).parents[4]
 # numbers that may have any value, each with the reason
 FREE = {
-    "Spread.mean": "a mean of latents",
+    "ChannelStatistics.mean": "a mean of latents",
     "ModelDescription.mean": "a mean of latents",
     "ActionScale.mean": "a mean of actions",
     "ArmConfig.space": "values of a sampler's settings, which have the ranges",

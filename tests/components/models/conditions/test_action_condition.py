@@ -46,7 +46,7 @@ def test_a_clip_has_one_vector_fewer_than_latent_frames():
     assert (made.latents.shape, made.condition.shape) == ((1, 5, 3, 4, 4), (1, 4, 6))
     latents, given = split_condition(ConditionedClips(clips(2, 4), torch.zeros(2, 3, 6)), ACTION)
     assert (len(latents), len(given)) == (2, 2)
-    with pytest.raises(InputError, match=r"is 4 vectors of 6 numbers, but model\.condition expects 3 of 6"):
+    with pytest.raises(InputError, match=r"has 4 vectors of 6 channels, but model\.condition expects 3 vectors of 6"):
         split_condition(ConditionedClips(clips(2, 4), torch.zeros(2, 4, 6)), ACTION)
     with pytest.raises(InputError, match="clips have no captions, labels or actions"):
         split_condition(clips(2, 4), ACTION)

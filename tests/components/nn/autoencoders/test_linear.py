@@ -164,7 +164,7 @@ def test_its_work_can_be_counted_on_tensors_without_memory() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"channels": 385}, "channels is 385, but the blocks of pixels .* have 384 values; use at most 384"),
+        ({"channels": 385}, "channels is 385, but the PCA of `linear` has at most 384 components, .*; use at most 384"),
         ({"linear": {"clips": 0, "whitening": 1.0}}, "linear.clips is 0"),
     ],
 )

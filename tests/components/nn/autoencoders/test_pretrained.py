@@ -10,7 +10,7 @@ from torch import Tensor
 from components.foundation.config import parse
 from components.foundation.errors import InputError
 from components.nn import from_timm  # noqa: F401  declares what diffusers' own import of torchvision needs
-from components.nn.autoencoders import trained
+from components.nn.autoencoders import serialization
 from components.nn.autoencoders.coding import Coder
 from components.nn.autoencoders.interface import Autoencoder
 from components.nn.autoencoders.kinds import with_absolute_path
@@ -94,8 +94,8 @@ def test_it_is_the_vae_that_was_saved_and_is_loaded_again_without_the_folder_it_
     x = clips(9)
     with torch.no_grad():
         expected = own.encode((x.float() / 127.5 - 1).transpose(1, 2)).latent_dist.mode().transpose(1, 2)
-    trained.save(tmp_path, vae, vae.state_dict())
-    again = trained.load(tmp_path, torch.device("cpu"))
+    serialization.save(tmp_path, vae, vae.state_dict())
+    again = serialization.load(tmp_path, torch.device("cpu"))
     assert again.config.network is not None
     (moments,) = Coder(again, torch.device("cpu")).encode(x)
     assert torch.allclose(moments[:, :, : again.channels], expected, atol=1e-5)

@@ -5,9 +5,9 @@ import torch
 
 from components.foundation import checkpoint
 from components.foundation.errors import InputError
-from components.models import trained
+from components.models import serialization
 from components.models.canvasmar.model import CanvasMAR
-from components.models.trained import ModelDescription
+from components.models.serialization import ModelDescription
 from tests.behaviour.conftest import tiny_config
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def stored(folder: Path, *, canvas: bool = True) -> CanvasMAR:
 @pytest.mark.parametrize("canvas", [True, False])
 def test_a_model_comes_back_with_its_weights_and_with_what_they_belong_to(tmp_path: Path, canvas: bool) -> None:
     written = stored(tmp_path, canvas=canvas)
-    model, description = trained.load(tmp_path, CPU)
+    model, description = serialization.load(tmp_path, CPU)
     assert model.config == written.config
     assert description.mean == (0.0, 0.5, -1.0)
     weights = model.state_dict()
@@ -43,7 +43,7 @@ def test_a_model_comes_back_with_its_weights_and_with_what_they_belong_to(tmp_pa
 
 def test_a_loaded_model_is_not_trained_any_more(tmp_path: Path) -> None:
     stored(tmp_path)
-    model, _ = trained.load(tmp_path, CPU)
+    model, _ = serialization.load(tmp_path, CPU)
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -51,7 +51,7 @@ def test_a_loaded_model_is_not_trained_any_more(tmp_path: Path) -> None:
 def test_loading_does_not_touch_the_weights_that_are_stored(tmp_path: Path) -> None:
     stored(tmp_path)
     before = checkpoint.identity(tmp_path)
-    trained.load(tmp_path, CPU)
+    serialization.load(tmp_path, CPU)
     assert checkpoint.identity(tmp_path) == before
 
 
@@ -59,7 +59,7 @@ def test_weights_without_the_canvas_that_the_description_names_are_refused(tmp_p
     stored(tmp_path)
     checkpoint.save_weights(tmp_path / checkpoint.WEIGHTS, tiny_config(canvas=False).build().state_dict())
     with pytest.raises(InputError, match=r"lacks weight canvas\..*another configuration"):
-        trained.load(tmp_path, CPU)
+        serialization.load(tmp_path, CPU)
 
 
 @pytest.mark.parametrize("lost", [checkpoint.WEIGHTS, checkpoint.DESCRIPTION])
@@ -67,7 +67,7 @@ def test_half_a_folder_is_no_model(tmp_path: Path, lost: str) -> None:
     stored(tmp_path)
     (tmp_path / lost).unlink()
     with pytest.raises(InputError, match=rf"{lost} does not exist"):
-        trained.load(tmp_path, CPU)
+        serialization.load(tmp_path, CPU)
 
 
 def test_a_description_of_another_version_is_told_by_its_key(tmp_path: Path) -> None:
@@ -75,4 +75,4 @@ def test_a_description_of_another_version_is_told_by_its_key(tmp_path: Path) -> 
     path = tmp_path / checkpoint.DESCRIPTION
     path.write_text(path.read_text(encoding="utf-8").replace('"drop"', '"dropout"'), encoding="utf-8")
     with pytest.raises(InputError, match=r"unknown key model\.dropout|missing key model\.drop"):
-        trained.load(tmp_path, CPU)
+        serialization.load(tmp_path, CPU)

@@ -1,4 +1,4 @@
-"""Folder of a trained model: its weights, config, latent statistics and the identity of its training data."""
+"""Load a trained model from its folder: weights, config, latent statistics and hashes of its training data."""
 
 from pathlib import Path
 

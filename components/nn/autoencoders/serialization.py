@@ -18,7 +18,7 @@ class VAEDescription(Config):
 
 
 def save(folder: Path, vae: VAE, weights: Mapping[str, Tensor]) -> None:
-    """Write these weights and the VAE's config to the folder. `load` needs nothing else."""
+    """Write these weights and the VAE's config to the folder, which `load` reads."""
     checkpoint.save_weights(folder / checkpoint.WEIGHTS, weights)
     checkpoint.describe(folder, vae.config)
 
