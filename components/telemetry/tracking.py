@@ -126,13 +126,8 @@ class Run:
 
     @property
     def link(self) -> str:
-<<<<<<< HEAD
-        """URL of the run's page: on the tracking server, or in the UI that `make ui` starts for a local store."""
-        server = shown(self.handle.uri) if served(self.handle.uri) else "http://127.0.0.1:5000"
-=======
         """URL of the run's page on the tracking server, or on the MLflow UI that `make ui` starts for a local store."""
-        server = _shown(self.handle.uri) if _served(self.handle.uri) else "http://127.0.0.1:5000"
->>>>>>> reader
+        server = shown(self.handle.uri) if served(self.handle.uri) else "http://127.0.0.1:5000"
         return f"{server}/#/experiments/{self.handle.experiment}/runs/{self.id}"
 
     def metrics(self, values: Mapping[str, float | int], step: int | None = None) -> None:

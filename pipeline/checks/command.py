@@ -15,13 +15,8 @@ from pipeline.runtime import stage
 def run(file: Path) -> int:
     """Print all problems of a params file, or that there are none; return the exit status, 2 if there are problems.
 
-<<<<<<< HEAD
-    Raise InputError if the file is not valid YAML, a name in it is not usable, DVC cannot read a folder of videos or
-    does not see changes in it, or the project is not a git repository, which DVC needs.
-=======
     Raise InputError if the file is not valid YAML, if a name in it is not allowed, if DVC cannot read a folder of
-    videos, or if DVC does not detect changes in it.
->>>>>>> reader
+    videos or does not detect changes in it, or if the project is not a git repository, which DVC needs.
     """
     _require_git(Path.cwd())
     tables = stage.read_tables(file)
