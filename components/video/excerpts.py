@@ -1,4 +1,9 @@
-"""A few frames from anywhere in a long video, without decoding what comes before."""
+"""A few frames from anywhere in a long video, without decoding what comes before.
+
+The time is that of reading the packets of the whole file, once or twice, and of decoding the groups of pictures around
+the frames. The memory is that of a few frames and of about 80 bytes for each packet. `read` says in which files all
+pictures before are decoded, a few held at a time.
+"""
 
 import contextlib
 import itertools
@@ -14,12 +19,13 @@ from torch import Tensor
 
 from components.datasets.resizing import resize
 from components.foundation.errors import InputError
-from components.video import container, decord_reader, jumps, packets, pyav_reader, video
+from components.video import container, decord_reader, pyav_reader, video
 from components.video.decord_reader import Look
-from components.video.jumps import JumpError
-from components.video.packets import Listing
 from components.video.pictures import Clock, Picture, gather
 from components.video.rate import EARLY
+from components.video.seeking import jumps, packets
+from components.video.seeking.jumps import JumpError
+from components.video.seeking.packets import Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,8 @@ def read(path: Path, size: tuple[int, int], start: float, count: int) -> Excerpt
 def part(path: Path, size: tuple[int, int], first: int, count: int) -> Excerpt:
     """Return `count` frames, or those that are left, from the one with index `first` on.
 
-    Reads no more of the file than these frames need. Raises InputError as `read` does, and if there is no such frame.
+    Decodes what `read` does, and only the frames themselves if `first` is 0. Raises InputError as `read` does, and if
+    there is no such frame.
     """
     if first == 0:
         return _excerpt(_from_begin(path, 0), size, count, 0, "pyav", "the excerpt begins the video")
@@ -128,7 +135,7 @@ def _jumped(path: Path, size: tuple[int, int], listing: Listing, first: int, cou
                 jumped = decord_reader.pictures(path, Look(None, listing.times, listing.end, sure.pixel), first)
                 head = next(jumped)
                 if np.array_equal(head.pixels, sure.pixels):
-                    found = itertools.chain([head], jumped)
+                    found: Iterator[Picture] = itertools.chain([head], jumped)
                     return _excerpt(found, size, count, first, "decord", "decord can jump in it")
                 reason = "decord jumps to another picture"
             except decord_reader.DecordError as error:
@@ -155,20 +162,17 @@ def _played(path: Path, start: float) -> tuple[int, Iterator[Picture]]:
 
     All pictures are decoded, and their time stamps read as in `video.scan`. Raises InputError if the video ends before.
     """
-    pictures, clock, before, end = _from_begin(path, 0), _clock(path), None, 0.0
-    for number, picture in enumerate(pictures):
-        if clock(picture.begin) > start + EARLY and before is not None:
-            return number - 1, itertools.chain([before, picture], pictures)
-        before = replace(picture, pixels=picture.pixels.copy())  # the decoder uses its memory again
-        end = picture.end
-    if before is None or start >= clock.after(end):
-        raise _ends(path, clock.after(end), start)
-    return number, iter([before])
-
-
-def _clock(path: Path) -> Clock:
     with container.opened(path) as film:
-        return Clock(film.header.nominal, film.header.form)
+        clock = Clock(film.header.nominal, film.header.form)
+    pictures, before = _from_begin(path, 0), deque[Picture](maxlen=1)
+    for number, picture in enumerate(pictures):
+        if clock(picture.begin) > start + EARLY:
+            return number - 1, itertools.chain(before, [picture], pictures)
+        before.append(replace(picture, pixels=picture.pixels.copy()))  # the decoder uses its memory again
+    end = clock.after(before[0].end)
+    if start >= end:
+        raise _ends(path, end, start)
+    return number, iter(before)
 
 
 def _ends(path: Path, end: float, start: float) -> InputError:

@@ -25,7 +25,6 @@ from components.video.rate import EARLY
 
 INDEXED: Final = frozenset({lengths.MOV, lengths.MATROSKA})  # formats in which decord jumps to the right picture
 _UNKNOWN: Final = -(2**63)  # a time stamp that is missing
-_EMPTY: Final = 19  # bytes of MPEG-4 up to which a packet may repeat the picture before instead of holding one
 _FAULTS: Final = (av.FFmpegError, OSError, ValueError)
 
 
@@ -107,6 +106,8 @@ def _read(film: Film) -> tuple[Int64[ndarray, "n 5"], Bool[ndarray, " n"], str |
             visible.append(not (waits or hidden))
             if packet.is_corrupt:
                 doubt = "packets are lost"
+            elif container.may_be_empty(film.header.codec, packet):
+                doubt = "some packets may hold no picture"
     except _FAULTS:
         doubt = "the file cannot be read to its end"
     rows = np.frombuffer(values, np.int64).reshape(-1, 5) if values else np.empty((0, 5), np.int64)
@@ -125,7 +126,6 @@ def _doubt(film: Film, rows: Int64[ndarray, "n 5"], visible: Bool[ndarray, " n"]
         "time stamps are missing": bool((stamps == _UNKNOWN).any()),
         "its clock jumps": bool((np.diff(decoding) < 0).any() or (steps > longest).any() or moved.any()),
         "time stamps are repeated": bool((steps == 0).any()),
-        "some packets may hold no picture": film.header.codec == "mpeg4" and bool((rows[:, 4] <= _EMPTY).any()),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -17,9 +17,9 @@ from av.video.frame import PictureType
 
 from components.video import container, pyav_reader
 from components.video.container import Film
-from components.video.packets import Listing, row
 from components.video.pictures import Picture
 from components.video.pyav_reader import MOST_REORDERED
+from components.video.seeking.packets import Listing, row
 
 _INDEPENDENT: Final = frozenset({PictureType.I, PictureType.NONE})  # NONE: the decoder does not tell
 _FAULTS: Final = (av.FFmpegError, OSError, ValueError)
