@@ -12,6 +12,7 @@ import av
 from components.foundation.errors import InputError
 from components.video import lengths
 
+_EMPTY: Final = 8  # bytes of a packet of MPEG-4 without a picture, at most
 TEXT_FORMATS: Final = frozenset({"tty"})  # FFmpeg renders text files as pictures
 
 
@@ -120,6 +121,11 @@ def _unreadable(path: Path) -> str:
     if lengths.begins_like_a_video(path):
         return "is a truncated or damaged video; copy it again or remove it"
     return "is not a video; remove it"
+
+
+def may_be_empty(codec: str, packet: Any) -> bool:
+    """Return whether a packet may hold no picture but repeat the one before, as those of MPEG-4 of a few bytes do."""
+    return codec == "mpeg4" and packet.size <= _EMPTY
 
 
 def packet_times(packet: Any) -> tuple[int | None, int | None, int]:

@@ -16,7 +16,7 @@ import av
 import torch
 
 from components.video import lengths
-from components.video.container import Film, packet_times, picture_times
+from components.video.container import Film, may_be_empty, packet_times, picture_times
 from components.video.ffmpeg_reports import reports
 from components.video.pictures import Picture
 from components.video.pyav_reader import display_matrix, transposes
@@ -76,18 +76,20 @@ def faulty(film: Film) -> str | None:
 def look(film: Film) -> Look:
     """Decode the key frames and read the time stamps of all pictures, because decord's own are wrong for some files.
 
-    Detects damaged key frames, a first frame that is no key frame, key frames of several sizes and mirrored pictures.
+    Detects damaged key frames, a first frame that is no key frame, key frames of several sizes, mirrored pictures, and
+    packets without a picture, which decord counts.
     """
     context = film.stream.codec_context
     context.thread_count, context.skip_frame = 1, "NONKEY"
     context.options = {"err_detect": "explode"}
     packets, keys = [], []
-    pixel, sizes, mirrored = film.header.pixel, set(), False
+    pixel, sizes, mirrored, empty = film.header.pixel, set(), False, False
     try:
         for packet in film.container.demux(film.stream):
             if packet.size and not packet.is_discard:
                 packets.append(packet_times(packet))
                 keys.append(packet.is_keyframe)
+                empty |= may_be_empty(film.header.codec, packet)
             for frame in packet.decode() if packet.is_keyframe or not packet.size else ():
                 sizes.add((frame.height, frame.width))
                 if matrix := display_matrix(frame):
@@ -100,6 +102,7 @@ def look(film: Film) -> Look:
         "the first frame is no key frame": bool(keys) and not keys[0],
         "the size of the pictures changes": len(sizes) > 1,
         "the pictures are mirrored": mirrored,
+        "some packets may hold no picture": empty,
     }
     refused = next((reason for reason, holds in reasons.items() if holds), None)
     times, end = picture_times(film, packets)

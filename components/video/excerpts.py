@@ -1,14 +1,17 @@
-"""Read a few frames from anywhere in a long video, without decoding the frames before them where possible."""
+"""Read a few frames from anywhere in a long video, without decoding the frames before them where possible.
 
+The time is that of reading the packets of the whole file, once or twice, and of decoding the groups of pictures around
+the frames. The memory is that of a few frames and of about 80 bytes for each packet. `read` says in which files all
+pictures before are decoded, a few held at a time.
+"""
+
+import contextlib
 import itertools
-import math
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -16,15 +19,18 @@ from torch import Tensor
 
 from components.datasets.resizing import resize
 from components.foundation.errors import InputError
-from components.video import container, decord_reader, lengths, pyav_reader, video
+from components.video import container, decord_reader, pyav_reader, video
 from components.video.decord_reader import Look
-from components.video.pictures import Picture, gather
+from components.video.pictures import Clock, Picture, gather
 from components.video.rate import EARLY
+from components.video.seeking import jumps, packets
+from components.video.seeking.jumps import JumpError
+from components.video.seeking.packets import Listing
 
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """Consecutive frames of a video."""
+    """Successive frames of a video."""
 
     frames: UInt8[Tensor, "f c h w"]
     first: int  # index of the first of these frames in the video
@@ -32,56 +38,56 @@ class Excerpt:
     reason: str  # why this reader
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    refusal: str | None  # the reason why decord should not read the file
-    times: tuple[float, ...]  # when each picture is shown, in seconds
-    end: float  # when the last picture ends
-    indexed: bool  # whether the container leads from a time to the key frame before
-    counted: bool  # whether each time is that of one picture
-
-
 def read(path: Path, size: tuple[int, int], start: float, count: int) -> Excerpt:
     """Return `count` frames, or fewer at the end, starting with the picture that is shown at `start` seconds.
 
-    decord seeks to that picture. It must equal the picture that PyAV decodes from the preceding key frame; otherwise,
-    or if decord cannot read the file, PyAV reads the frames. Raises InputError for a bad file as `video.scan` does, and
-    if the video ends before `start`.
+    The packets of the whole file are read, but only the pictures from the preceding key frame on are decoded. In mp4,
+    mov, mkv and webm files, decord seeks there if it can read the file; its first picture must equal PyAV's. All
+    pictures from the beginning are decoded if no key frame lies between, or if the packets do not show the number and
+    the order of the pictures: missing or repeated time stamps (raw streams), jumps of the clock or lost packets (joined
+    transport streams), a truncated file, MPEG-4 packets that may hold no picture, false key frames, and interlaced
+    pictures of two packets each.
+
+    Raises InputError for a bad file as `video.scan` does, except for damage before that is not decoded, and if the
+    video ends before `start`.
     """
     if start == 0:
         return part(path, size, 0, count)
-    seen = _seen(path)
-    begin = seen.times[0] + start
-    if start < 0 or begin >= seen.end:
-        lasts = seen.end - seen.times[0]
-        raise InputError(f"{path} lasts {lasts:.3g} s, so it has no frame at {start:g} s; start earlier")
-    return _jumped(path, size, seen, bisect_right(seen.times, begin + EARLY) - 1, count)
+    if start < 0:
+        raise InputError(f"{path} has no frame at {start:g} s; start at 0 or later")
+    listing = packets.listed(path)
+    if listing.doubt:
+        first, found = _played(path, start)
+        return _excerpt(found, size, count, first, "pyav", listing.doubt)
+    if start >= listing.end:
+        raise _ends(path, listing.end, start)
+    return _jumped(path, size, listing, listing.index_at(start), count)
 
 
 def part(path: Path, size: tuple[int, int], first: int, count: int) -> Excerpt:
     """Return `count` frames from index `first` on, or fewer at the end of the video.
 
-    Reads no more of the file than these frames need. Raises InputError as `read` does, and if there is no frame
-    `first`.
+    Decodes what `read` does, and only the frames themselves if `first` is 0. Raises InputError as `read` does, and if
+    there is no such frame.
     """
     if first == 0:
         return _excerpt(_from_begin(path, 0), size, count, 0, "pyav", "the excerpt begins the video")
-    seen = _seen(path)
-    if first >= len(seen.times):
-        raise InputError(f"{path} has {len(seen.times)} frames, so it has no frame {first}; start earlier")
-    return _jumped(path, size, seen, first, count)
+    listing = packets.listed(path)
+    if first >= len(listing.times) and not listing.doubt:
+        raise InputError(f"{path} has {len(listing.times)} frames, so it has no frame {first}; start earlier")
+    return _jumped(path, size, listing, first, count)
 
 
 def last(path: Path, size: tuple[int, int], most: int) -> Excerpt:
     """Return the last `most` frames of a video, or all frames of a shorter one.
 
-    Seeks to them if the container has an index of its pictures. Otherwise all frames are decoded, and only about `most`
-    of them are in memory. Raises InputError for a bad file as `video.scan` does, except for damage in skipped parts.
+    Seeks to them where `read` does. Otherwise all frames are decoded, and only about `most` of them are in memory.
+    Raises InputError for a bad file as `video.scan` does, except for damage in skipped parts.
     """
-    seen = _seen(path)
-    if seen.indexed and seen.counted and len(seen.times) > most:
-        first = len(seen.times) - most
-        excerpt = _jumped(path, size, seen, first, most + 1)  # one more would show that the count is wrong
+    listing = packets.listed(path)
+    if not listing.doubt and len(listing.times) > most:
+        first = len(listing.times) - most
+        excerpt = _jumped(path, size, listing, first, most + 1)  # one more would show that the count is wrong
         if len(excerpt.frames) == most:
             return excerpt
     held: deque[UInt8[Tensor, "f c h w"]] = deque()
@@ -96,9 +102,10 @@ def last(path: Path, size: tuple[int, int], most: int) -> Excerpt:
 
 
 def newest(path: Path, size: tuple[int, int], first: int, count: int | None, most: int) -> Excerpt:
-    """Return the last `most` of the `count` frames from index `first` on; if `count` is None, up to the video's end.
+    """Return the last `most` of the `count` frames from index `first` on, or of all from there on if `count` is None.
 
-    If the video ends earlier, fewer frames are returned, possibly none. Raises InputError as `part` and `last` do.
+    If the video ends earlier, the frames that are left are returned, possibly none. Raises InputError as `part` and
+    `last` do.
     """
     if count is not None:
         needed = min(count, most)
@@ -118,19 +125,28 @@ def limited(path: Path, size: tuple[int, int], most: int) -> UInt8[Tensor, "f c 
     return torch.cat(found)
 
 
-def _jumped(path: Path, size: tuple[int, int], seen: _Seen, first: int, count: int) -> Excerpt:
-    reason = seen.refusal or ("decord can seek in it" if seen.indexed else "the container has no index of its times")
-    if not seen.refusal and seen.indexed:
-        try:
-            sure = next(_decoded(path, seen, first))
-            jumped = decord_reader.pictures(path, Look(None, seen.times, seen.end, sure.pixel), first)
-            head = next(jumped)
-            if np.array_equal(head.pixels, sure.pixels):
-                return _excerpt(itertools.chain([head], jumped), size, count, first, "decord", reason)
-            reason = "decord seeks to another picture"
-        except decord_reader.DecordError as error:
-            reason = str(error)
-    return _excerpt(_decoded(path, seen, first), size, count, first, "pyav", reason)
+def _jumped(path: Path, size: tuple[int, int], listing: Listing, first: int, count: int) -> Excerpt:
+    """Return the frames from the one with index `first` on, by the reader and from the place that the file allows."""
+    reason = listing.doubt or listing.refusal or ""
+    for start in jumps.starts(listing, first):
+        if not reason and listing.indexed:
+            try:
+                sure = next(jumps.pictures(path, listing, start, first))
+                jumped = decord_reader.pictures(path, Look(None, listing.times, listing.end, sure.pixel), first)
+                head = next(jumped)
+                if np.array_equal(head.pixels, sure.pixels):
+                    found: Iterator[Picture] = itertools.chain([head], jumped)
+                    return _excerpt(found, size, count, first, "decord", "decord can seek in it")
+                reason = "decord seeks to another picture"
+            except decord_reader.DecordError as error:
+                reason = str(error)
+            except JumpError:
+                continue
+        with contextlib.suppress(JumpError):
+            found = jumps.pictures(path, listing, start, first)
+            return _excerpt(found, size, count, first, "pyav", reason or "decord cannot seek in it")
+    reason = reason or "there is no other key frame to start from"
+    return _excerpt(_from_begin(path, first), size, count, first, "pyav", reason)
 
 
 def _excerpt(
@@ -141,23 +157,26 @@ def _excerpt(
     return Excerpt(torch.cat(frames), first, reader, reason)
 
 
-def _decoded(path: Path, seen: _Seen, first: int) -> Iterator[Picture]:
-    """Yield the pictures from the one with index `first` on, by PyAV, decoded from the key frame before.
+def _played(path: Path, start: float) -> tuple[int, Iterator[Picture]]:
+    """Return the index of the picture that is shown at `start` seconds, and the pictures from it on.
 
-    If the container has no index or it leads to another place, all pictures are decoded. Raises InputError if the
-    picture is missing.
+    All pictures are decoded, and their time stamps read as in `video.scan`. Raises InputError if the video ends before.
     """
-    moment = seen.times[first]
-    if first and seen.indexed:
-        with container.opened(path) as film:
-            film.container.seek(int(moment / film.stream.time_base), stream=film.stream)
-            left = itertools.dropwhile(lambda picture: picture.begin < moment - EARLY, pyav_reader.pictures(film, []))
-            head = next(left, None)
-            if head is not None and abs(head.begin - moment) <= EARLY:
-                yield head
-                yield from left
-                return
-    yield from _from_begin(path, first)
+    with container.opened(path) as film:
+        clock = Clock(film.header.nominal, film.header.form)
+    pictures, before = _from_begin(path, 0), deque[Picture](maxlen=1)
+    for number, picture in enumerate(pictures):
+        if clock(picture.begin) > start + EARLY:
+            return number - 1, itertools.chain(before, [picture], pictures)
+        before.append(replace(picture, pixels=picture.pixels.copy()))  # the decoder uses its memory again
+    end = clock.after(before[0].end)
+    if start >= end:
+        raise _ends(path, end, start)
+    return number, iter(before)
+
+
+def _ends(path: Path, end: float, start: float) -> InputError:
+    return InputError(f"{path} lasts {end:.3g} s, so it has no frame at {start:g} s; start earlier")
 
 
 def _from_begin(path: Path, first: int) -> Iterator[Picture]:
@@ -170,25 +189,3 @@ def _from_begin(path: Path, first: int) -> Iterator[Picture]:
     if not found:
         told = f"ends before frame {first}; start earlier" if first else "has no frames; copy it again or remove it"
         raise InputError(f"{path} {told}")
-
-
-def _seen(path: Path) -> _Seen:
-    """Return the times of all pictures, without decoding, and why decord should not read the file."""
-    with container.opened(path) as film:
-        refused = "decord is not installed" if decord_reader.library() is None else decord_reader.faulty(film)
-        packets, counted = [], True
-        waits = film.header.codec in pyav_reader.PREDICTED  # for a key frame; pictures before it are not decoded
-        try:
-            for packet in film.container.demux(film.stream):
-                waits = waits and not packet.is_keyframe
-                if packet.size and not packet.is_discard and not waits:
-                    packets.append(container.packet_times(packet))
-        except (av.FFmpegError, OSError, ValueError):
-            refused, counted = "the file is cut off", False
-        times, end = container.picture_times(film, packets)
-        if math.isnan(end):
-            refused, counted, step = "time stamps are missing", False, film.header.nominal
-            times, end = tuple(step * number for number in range(len(times))), step * len(times)
-        if not times:
-            raise InputError(f"{path} has no frames; copy it again or remove it")
-        return _Seen(refused, times, end, film.header.form in (lengths.MOV, lengths.MATROSKA), counted)

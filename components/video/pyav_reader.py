@@ -1,8 +1,11 @@
 """Decode all pictures of a video file with PyAV on one thread; damaged pictures raise an error."""
 
+import contextlib
+import itertools
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import av
@@ -12,12 +15,15 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from components.foundation.errors import InputError
-from components.video import lengths
+from components.video import container, lengths
 from components.video.container import Film
 from components.video.pictures import Picture
 
 # codecs whose pictures before the first key frame are wrong or missing
 PREDICTED: Final = frozenset({"h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "vc1"})
+MOST_REORDERED: Final = 16  # packets between a packet and the one whose picture is shown before or after its own
+# what FFmpeg reports of H.264 that refers to pictures from before the begin of the file
+_DISMISSING: Final = ("mmco: unref short failure", "Missing reference picture")
 Matrix = tuple[int, int, int, int]  # a, b, c, d of a display matrix
 _FAULTS: Final = (av.FFmpegError, OSError, ValueError)
 
@@ -28,9 +34,14 @@ def pictures(film: Film, doubts: list[str]) -> Iterator[Picture]:
     Raises InputError if a picture is damaged. Damage is allowed before the first decodable picture and, in a file that
     may be truncated, in the last picture.
     """
+    yield from converted(film, _frames(film, doubts))
+
+
+def converted(film: Film, frames: Iterable[Any]) -> Iterator[Picture]:
+    """Yield decoded frames of a film as upright RGB pictures. Raises InputError if one cannot be converted."""
     converter = VideoReformatter()  # shared: `frame.reformat` would set up a converter for every frame
     matrix, pixel = None, film.header.pixel
-    for number, frame in enumerate(_frames(film, doubts)):
+    for number, frame in enumerate(frames):
         if number == 0:
             matrix = display_matrix(frame)
             pixel = 1 / pixel if matrix and transposes(matrix) else pixel
@@ -78,13 +89,45 @@ def display_matrix(frame: Any) -> Matrix | None:
     return (a, b, c, d) if transposes((a, b, c, d)) or a < 0 or d < 0 else None
 
 
-def _frames(film: Film, doubts: list[str]) -> Iterator[Any]:
-    """Yield all decoded frames of the shown stream."""
+class DecodingError(Exception):
+    """A packet of a numbered sequence cannot be decoded."""
+
+
+def numbered(
+    film: Film, packets: Iterable[tuple[int, Any]], expendable: Callable[[int], bool]
+) -> Iterator[tuple[int | None, Any]]:
+    """Decode packets, each with a number; yield the frames in the order of showing, each with its packet's number.
+
+    The packets may begin anywhere in the file. The frames have the numbers as their time stamps. Raises DecodingError
+    if a packet cannot be decoded that is not `expendable`.
+    """
+    context = _strict(film)
+    for number, packet in packets:
+        packet.pts = number  # decoders pass the time stamp on to the frame
+        try:
+            yield from ((frame.pts, frame) for frame in packet.decode())
+        except _FAULTS:
+            if not expendable(number):
+                raise DecodingError from None
+    try:
+        yield from ((frame.pts, frame) for frame in context.decode(None))
+    except _FAULTS:
+        raise DecodingError from None
+
+
+def _strict(film: Film) -> Any:
+    """Return the film's decoder, set to one thread, and to raise an error instead of returning a corrupt picture."""
     context = film.stream.codec_context
     context.thread_count = 1
-    context.options = {"err_detect": "explode"}  # raise an error instead of returning a corrupt picture
+    context.options = {"err_detect": "explode"}
+    return context
+
+
+def _frames(film: Film, doubts: list[str]) -> Iterator[Any]:
+    """Yield all decoded frames of the shown stream."""
+    context = _strict(film)
     waits = context.name in PREDICTED  # for a key frame
-    skipped, first, last, lost = 0, None, False, 0
+    skipped, first, last, lost, fed = 0, None, False, 0, 0
     packets = film.container.demux(film.stream)
     while True:
         try:
@@ -103,11 +146,14 @@ def _frames(film: Film, doubts: list[str]) -> Iterator[Any]:
                 skipped += 1
                 continue
             waits, first = False, packet.pts
+        fed += 1
         try:
             yield from packet.decode()
         except _FAULTS:
             if _precedes(packet.pts, first):
                 skipped += 1  # shown before the first key frame, which is decoded before
+                continue
+            if context.name == "h264" and fed <= MOST_REORDERED and packet.pts in _dismissing(film.path):
                 continue
             _accept_end(film, doubts, known=last)
             last = True
@@ -121,6 +167,31 @@ def _frames(film: Film, doubts: list[str]) -> Iterator[Any]:
         )
     if skipped:
         doubts.append(f"begins in the middle of a group of pictures: its first {skipped} pictures cannot be decoded")
+
+
+def _dismissing(path: Path) -> set[int]:
+    """Return the times of the first H.264 packets that name references from before the begin of the file, and no more.
+
+    A strict decoder refuses such packets, although their pictures are whole. Only FFmpeg's messages tell them from
+    damage.
+    """
+    times, level, skips = set[int](), av.logging.get_level(), av.logging.get_skip_repeated()
+    try:
+        av.logging.set_level(av.logging.ERROR)
+        av.logging.set_skip_repeated(False)  # or else of equal messages of two packets, one is lost
+        with container.opened(path) as film, av.logging.Capture() as messages:
+            film.stream.codec_context.thread_count = 1
+            packets = itertools.dropwhile(lambda packet: not packet.is_keyframe, film.container.demux(film.stream))
+            for packet in itertools.islice(packets, MOST_REORDERED):
+                messages.clear()
+                with contextlib.suppress(*_FAULTS):
+                    packet.decode()
+                if messages and all(text.startswith(_DISMISSING) for _, _, text in messages):
+                    times.add(packet.pts)
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skips)
+    return times
 
 
 def _precedes(time: int | None, first: int | None) -> bool:

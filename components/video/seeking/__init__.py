@@ -1,0 +1,1 @@
+"""Decode a video from its middle."""
