@@ -3,6 +3,8 @@
 import functools
 import inspect
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from ray.train.torch import TorchConfig, prepare_model
 
 T = TypeVar("T")
 INTERFACE = "GLOO_SOCKET_IFNAME"
+LOOPBACK = "127.0.0.1"  # address of Ray's nodes on one machine
 POST_EVERY = 1.0  # seconds; each message takes a millisecond of CPU time from the training
 
 
@@ -79,17 +82,48 @@ class RayWorker(Worker):
 
 
 class _NodeNetworkBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Process group whose workers on several nodes use the network interface of Ray's nodes.
+    """Process group whose workers use the network interface of Ray's nodes.
 
-    By default gloo uses the address of the host name, which is often a loopback address (127.0.1.1 on Debian) that
-    other nodes cannot reach.
+    By default gloo uses the address of the host name. With several nodes, it is often a loopback address (127.0.1.1 on
+    Debian) that other nodes cannot reach. On one machine, it is often an address that other machines can reach.
     """
 
+    _folder: str | None = None
+
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        """Set the network interface before the process group starts."""
-        if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
+        """Set the network interface before the process group starts; on one machine, open no port for it."""
+        addresses = set(worker_group.execute(ray.util.get_node_ip_address))
+        if len(addresses) > 1 or addresses == {LOOPBACK}:
             worker_group.execute(_choose_interface)
+        if addresses == {LOOPBACK}:
+            self._folder = tempfile.mkdtemp(prefix="process-group-")
+            worker_group = _OneMachine(worker_group, Path(self._folder, "store"))
         super().on_start(worker_group, backend_config)
+
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Delete the file of the process group after the workers have left it."""
+        super().on_shutdown(worker_group, backend_config)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _OneMachine:
+    """Workers of one machine, which find each other by a file; torch's TCP store would listen on all interfaces."""
+
+    def __init__(self, workers: Any, file: Path) -> None:
+        self._workers, self._file = workers, file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._workers, name)
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def execute_single_async(self, rank: int, function: Any, **options: Any) -> Any:
+        """Run the function on a worker; Ray's function that starts the process group gets the file."""
+        if "init_method" in options:
+            options["init_method"] = self._file.as_uri()
+        return self._workers.execute_single_async(rank, function, **options)
 
 
 class NodeNetworkConfig(TorchConfig):

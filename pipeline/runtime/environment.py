@@ -8,7 +8,7 @@ from components.foundation import allocator
 from components.telemetry import store
 
 VARIABLES = {
-    "RAY_AUTH_MODE": "token",  # Ray listens on all interfaces; other users must not submit work
+    "RAY_AUTH_MODE": "token",  # other users of this machine or of the cluster's network must not submit work
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # delay until a report is collected; Ray's default is 2
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",  # waits for resources of other jobs; the total is checked before
@@ -27,9 +27,17 @@ VARIABLES = {
 }
 
 
+ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system: Ray's processes listen on loopback only
+
+
 def apply(root: Path) -> None:
-    """Set the variables that the user's shell has not set, and a random Ray token if the user has none."""
+    """Set the variables that the user's shell has not set, and a random Ray token if the user has none.
+
+    Without RAY_ADDRESS, the Ray that this process starts listens on loopback only.
+    """
     allocator.keep()
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault(ONE_MACHINE, "0")
     for name, value in variables(root).items():
         os.environ.setdefault(name, value)
     token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
