@@ -47,6 +47,12 @@ def connect(root: Path) -> Iterator[None]:
             f"no Ray cluster answers at RAY_ADDRESS ({reason}); correct RAY_ADDRESS or unset it, or set RAY_AUTH_TOKEN "
             "if the cluster rejects your token"
         ) from None
+    except Exception as error:  # Ray has no class for it
+        if "timed out during startup" not in str(error):
+            raise
+        raise InputError(
+            "Ray did not start within 30 s, because this machine is busy; run the same command again when it is not"
+        ) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # replaces Ray's handler, which exits without cleaning up
     usage.TOTAL.node = ray.get_runtime_context().get_node_id()

@@ -114,3 +114,22 @@ def test_a_server_that_cannot_start_is_one_sentence(
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {sentence.format(**values)}")
+
+
+NEVER_READY = """
+import time, types
+from pipeline.runtime import cluster  # before Ray, whose environment it sets
+import ray._private.node, ray._private.services
+
+def not_yet(*arguments):
+    ray._private.node.time = types.SimpleNamespace(sleep=time.sleep, monotonic=lambda: time.monotonic() + 31)
+    raise RuntimeError("the node has not registered")
+
+ray._private.services.get_node = not_yet
+"""
+
+
+def test_a_machine_too_busy_for_ray_is_one_sentence(tmp_path: Path) -> None:
+    assert python(tmp_path, NEVER_READY + CONNECT).startswith(
+        "Ray did not start within 30 s, because this machine is busy"
+    )
