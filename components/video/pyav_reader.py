@@ -22,7 +22,7 @@ from components.video.pictures import Picture
 # codecs whose pictures before the first key frame are wrong or missing
 PREDICTED: Final = frozenset({"h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "vc1"})
 MOST_REORDERED: Final = 16  # packets between a packet and the one whose picture is shown before or after its own
-# what FFmpeg reports of H.264 that refers to pictures from before the begin of the file
+# what FFmpeg reports of H.264 that refers to pictures from before the beginning of the file
 _DISMISSING: Final = ("mmco: unref short failure", "Missing reference picture")
 Matrix = tuple[int, int, int, int]  # a, b, c, d of a display matrix
 _FAULTS: Final = (av.FFmpegError, OSError, ValueError)
@@ -170,10 +170,10 @@ def _frames(film: Film, doubts: list[str]) -> Iterator[Any]:
 
 
 def _dismissing(path: Path) -> set[int]:
-    """Return the times of the first H.264 packets that name references from before the begin of the file, and no more.
+    """Return the times of the first H.264 packets whose only fault is a reference to pictures before the file begins.
 
-    A strict decoder refuses such packets, although their pictures are whole. Only FFmpeg's messages tell them from
-    damage.
+    A strict decoder refuses such packets, although their pictures are complete. Only FFmpeg's messages distinguish them
+    from damaged packets.
     """
     times, level, skips = set[int](), av.logging.get_level(), av.logging.get_skip_repeated()
     try:

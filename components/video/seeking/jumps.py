@@ -1,8 +1,8 @@
-"""Decode pictures of a video from a key frame on, so that they are those of decoding the video from its begin.
+"""Decode pictures of a video from a key frame on, equal to those of decoding the video from its beginning.
 
-Each packet is given its number as time stamp, so that each decoded frame tells its packet. A jump is accepted only if
-the packets after it are those of the listing, if the frame of the key frame is not predicted from others, and if each
-frame is that of the packet whose picture is due.
+Each packet gets its number as its time stamp, so that each decoded frame names its packet. A jump is accepted only if
+the packets after it are those of the listing, if the frame of the key frame is not predicted from other frames, and if
+every frame belongs to the packet whose picture is due.
 """
 
 import itertools
@@ -21,13 +21,13 @@ from components.video.pictures import Picture
 from components.video.pyav_reader import MOST_REORDERED
 from components.video.seeking.packets import Listing, row
 
-_INDEPENDENT: Final = frozenset({PictureType.I, PictureType.NONE})  # NONE: the decoder does not tell
+_INDEPENDENT: Final = frozenset({PictureType.I, PictureType.NONE})  # NONE: the decoder does not say
 _FAULTS: Final = (av.FFmpegError, OSError, ValueError)
 Numbered = Iterator[tuple[int | None, Any]]  # frames with the numbers of their packets
 
 
 class JumpError(Exception):
-    """Decoding from this key frame on does not surely give the pictures of decoding all."""
+    """Decoding from this key frame on may not give the same pictures as decoding the whole file."""
 
 
 def starts(listing: Listing, first: int) -> Sequence[int]:
@@ -47,7 +47,7 @@ def starts(listing: Listing, first: int) -> Sequence[int]:
 def pictures(path: Path, listing: Listing, start: int, first: int) -> Iterator[Picture]:
     """Yield the pictures from the one with index `first` on, decoded from the packet `start` on.
 
-    Raises JumpError, possibly after some pictures, if they may not be those of decoding the whole file.
+    Raises JumpError, possibly after some pictures, if they may differ from those of decoding the whole file.
     """
     with _opened(path, listing, start) as (film, packets):
         stamps, ordered = listing.rows[:, 0], listing.shown is not None
@@ -109,7 +109,7 @@ def _checked(frames: Numbered, start: int) -> Numbered:
 
 
 def _ordered(frames: Numbered, listing: Listing, start: int, first: int) -> Iterator[Any]:
-    """Yield the frames from the one with index `first` on, where the times of the packets tell their order."""
+    """Yield the frames from the one with index `first` on, where the times of the packets give their order."""
     assert listing.shown is not None
     due = listing.shown[first:]
     met = not listing.visible[start]  # whether the key frame gave a frame, if it should
@@ -130,7 +130,7 @@ def _ordered(frames: Numbered, listing: Listing, start: int, first: int) -> Iter
 
 
 def _counted(frames: Numbered, listing: Listing, start: int, first: int) -> Iterator[Any]:
-    """Yield the frames from the one with index `first` on, where only decoding tells the order of the packets' frames.
+    """Yield the frames from the one with index `first` on, where only decoding shows the order of the packets' frames.
 
     They are counted from the second key frame on. All pictures of packets before it are shown before, except that
     frames directly after the first key frame may be missing, because they depend on frames before it.

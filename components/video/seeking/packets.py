@@ -1,6 +1,6 @@
 """The packets of a video: when each picture is shown, and from which packets on it can be decoded.
 
-Listing the packets reads a file once from its begin to its end and decodes at most its first pictures.
+Listing the packets reads a file once from its beginning to its end and decodes at most its first pictures.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from components.video.pictures import LONGEST_IN_A_STREAM, STREAMS, Clock
 from components.video.pyav_reader import MOST_REORDERED
 from components.video.rate import EARLY
 
-INDEXED: Final = frozenset({lengths.MOV, lengths.MATROSKA})  # formats in which decord jumps to the right picture
+INDEXED: Final = frozenset({lengths.MOV, lengths.MATROSKA})  # formats in which decord seeks to the right picture
 _UNKNOWN: Final = -(2**63)  # a time stamp that is missing
 _FAULTS: Final = (av.FFmpegError, OSError, ValueError)
 
@@ -34,12 +34,12 @@ class Listing:
 
     rows: Int64[ndarray, "_ 5"]  # of each packet: see `row`
     visible: Bool[ndarray, "_"]  # whether a picture of the packet is shown
-    shown: Int64[ndarray, "_"] | None  # packet of each picture, in the order of showing; None if only decoding tells it
+    shown: Int64[ndarray, "_"] | None  # packet of each picture, in the order of showing; None if only decoding shows it
     times: tuple[float, ...]  # when each picture is shown, in seconds since the first one
     end: float  # when the last picture ends
     refusal: str | None  # the reason why decord should not read the file
     doubt: str | None  # the reason why pictures can only be counted by decoding all of them; the rest may then be wrong
-    indexed: bool  # whether decord can jump in the container
+    indexed: bool  # whether decord can seek in the container
 
     @property
     def keys(self) -> Int64[ndarray, "_"]:
@@ -115,7 +115,7 @@ def _read(film: Film) -> tuple[Int64[ndarray, "n 5"], Bool[ndarray, " n"], str |
 
 
 def _doubt(film: Film, rows: Int64[ndarray, "n 5"], visible: Bool[ndarray, " n"]) -> str | None:
-    """Return why the packets do not tell the number and the order of the pictures; None if they do."""
+    """Return why the packets do not determine the number and order of the pictures; None if they do."""
     form, longest = film.header.form, LONGEST_IN_A_STREAM if film.header.form in STREAMS else math.inf
     decoding = rows[rows[:, 1] != _UNKNOWN, 1]
     stamps = rows[visible, 1 if form == lengths.AVI else 0]
@@ -133,10 +133,10 @@ def _doubt(film: Film, rows: Int64[ndarray, "n 5"], visible: Bool[ndarray, " n"]
 def _decodable(
     film: Film, rows: Int64[ndarray, "n 5"], visible: Bool[ndarray, " n"]
 ) -> tuple[Bool[ndarray, " n"], str | None]:
-    """Return which packets show a picture, without those that depend on pictures before the begin of the file.
+    """Return which packets show a picture, without those that depend on pictures before the beginning of the file.
 
-    These follow the first packet, and their pictures would be shown before its own. If there may be some, the first
-    pictures are decoded. Also returns why their number may be another one; None if it is not.
+    Such packets follow the first one, and their pictures would be shown before its picture. If there may be some, the
+    first pictures are decoded. Also return why the number of pictures may still be wrong; None if it is right.
     """
     first = int(np.flatnonzero(visible)[0])
     if film.header.form != lengths.AVI and not (rows[first:, 0] < rows[first, 0]).any():
