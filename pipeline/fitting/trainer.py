@@ -15,7 +15,10 @@ from components.telemetry.progress import Meter, complain, meter
 from components.training.optimizer import RecipeConfig
 from pipeline.fitting.workers import Board, FitJob, NodeNetworkConfig, train_worker
 from pipeline.runtime import environment
-from pipeline.runtime.cluster import cpus_per_task  # before Ray, because it sets the environment that Ray reads
+from pipeline.runtime.cluster import (
+    cpus_per_task,
+    memory_message,
+)  # before Ray, because it sets the environment that Ray reads
 
 # isort: split
 import ray
@@ -119,11 +122,13 @@ def _scaling(recipe: RecipeConfig) -> tuple[Any, int]:
 
 @contextmanager
 def _errors_explained(board: Any) -> Iterator[None]:
-    """Replace an error of Ray Train by the InputError of a worker, or by why the workers did not start."""
+    """Replace an error of Ray Train by the InputError of a worker, or by why workers were stopped or did not start."""
     try:
         yield
     except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
         message = ray.get(board.error.remote())
+        if message is None and isinstance(error, ray.train.WorkerGroupError):
+            message = next(filter(None, map(memory_message, error.worker_failures.values())), None)
         if message is None and isinstance(error, ray.train.ControllerError):
             message = _start_error(error.controller_failure)
         if message is None:

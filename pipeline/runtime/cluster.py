@@ -87,3 +87,13 @@ def unwrap(reference: Any) -> Any:
         if isinstance(error.cause, InputError):
             raise InputError(str(error.cause)) from None
         raise
+
+
+def memory_message(error: BaseException) -> str | None:
+    """Return what to do if Ray stopped a worker because its machine's memory was nearly full; None for other errors."""
+    if not isinstance(error, ray.exceptions.OutOfMemoryError):
+        return None
+    return (
+        "Ray stopped workers because a machine's memory was nearly full; close other programs or use a machine with "
+        "more memory, then run the same command again"
+    )

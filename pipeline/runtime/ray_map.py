@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 
+from components.foundation.errors import InputError
 from components.foundation.parallel import one
 from components.telemetry import usage
 from components.telemetry.progress import meter
@@ -46,7 +47,8 @@ class RayMap:
 
         Progress is shown under `label`, as a count of `total` units; `size` returns the units of an item. Items are
         taken from the iterable as workers become free, to save memory. Workers run in this process's folder. If a
-        worker dies, another one processes its item again. Raise the InputError that the function raised.
+        worker dies, another one processes its item again. Raise the InputError that the function raised, or one if an
+        item's workers die three times.
         """
         results: dict[int, R] = {}
         with meter(label, total, unit) as progress:
@@ -82,11 +84,11 @@ class RayMap:
                 result, key, use = cluster.unwrap(reference)
             except ray.exceptions.RayTaskError:
                 raise
-            except ray.exceptions.RayError:  # the worker or its node died
+            except ray.exceptions.RayError as error:  # the worker or its node died
                 index = task[0] if task else None
                 deaths[index] += 1
                 if deaths[index] > RETRIES:
-                    raise
+                    raise _death(error, index) from None
                 waiting.extendleft([task] if task else [])
                 launch()
                 continue
@@ -99,6 +101,18 @@ class RayMap:
 
 
 INLINE: Final = RayMap(1)
+
+
+def _death(error: ray.exceptions.RayError, index: int | None) -> InputError:
+    """Return why workers died again and again, and what to do."""
+    if message := cluster.memory_message(error):
+        return InputError(message)
+    where = "at its start" if index is None else f"at input {index + 1}"
+    return InputError(
+        f"a worker process died {RETRIES + 1} times {where} without an error of Python, as when the system's memory is "
+        "full or a file crashes the library that reads it; close other programs or remove the file, then run the same "
+        "command again"
+    )
 
 
 class _Worker:

@@ -1,6 +1,7 @@
 """A map over Ray returns what one in this process does, and survives the death of a worker."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -49,5 +50,28 @@ def test_several_workers_keep_the_order_the_folder_and_the_sentence_and_replace_
         assert (tmp_path / "died-3").exists()
         with pytest.raises(InputError, match=r"^-1 is negative$"):
             two(lambda: square, [1, -1], total=2, label="square", unit="numbers")
-        with pytest.raises(Exception, match=r"(?s)actor.*died"):
+        with pytest.raises(InputError, match=r"^a worker process died 3 times at input 1 without an error of Python"):
             two(lambda: die, [1], total=1, label="die", unit="numbers")
+
+
+@pytest.mark.slow
+def test_workers_that_ray_stops_because_memory_is_full_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")  # the machine itself uses more
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+
+    def wait(item: int) -> int:
+        time.sleep(60)
+        return item
+
+    with (
+        cluster.connect(tmp_path),
+        pytest.raises(
+            InputError, match=r"^Ray stopped workers because a machine's memory was nearly full; close other"
+        ),
+    ):
+        ray_map.RayMap(2)(lambda: wait, range(2), total=2, label="wait", unit="numbers")
