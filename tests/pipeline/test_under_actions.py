@@ -153,7 +153,7 @@ def test_clips_without_actions_and_numbers_that_do_not_fit_are_told_in_one_sente
         lambda: encoders.prepare(asking(), place / "latents", place / "vae", CPU),
         lambda: encoders.scale_of(asking(), place / "latents"),
     ):
-        with pytest.raises(InputError, match=r"needs actions, but the clips behind .* have none; set datasets"):
+        with pytest.raises(InputError, match=r"needs actions, but the clips of .* have none; set datasets"):
             ask()
     annotated(place)
     with pytest.raises(InputError, match=r"model\.condition\.numbers is 3, .* has 4 values; set it to 4"):

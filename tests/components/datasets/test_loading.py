@@ -59,7 +59,7 @@ def test_a_rank_outside_the_world_is_a_mistake():
 
 @pytest.mark.parametrize(
     ("size", "batch", "words"),
-    [(0, 1, "no samples"), (8, 9, "a batch of 9 cannot be drawn from 8 samples"), (8, 0, "between 1 and 8")],
+    [(0, 1, "the split is empty"), (8, 9, "a batch of 9 cannot be drawn from 8 samples"), (8, 0, "between 1 and 8")],
 )
 def test_batches_that_cannot_be_drawn_are_refused(size, batch, words):
     with pytest.raises(InputError, match=words):
