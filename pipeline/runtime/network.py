@@ -13,6 +13,9 @@ SECONDS: Final = 5.0  # that a connection may take
 LONGEST_SOCKET: Final = 107  # bytes in the path of a Unix socket, a limit of Linux
 SESSION: Final = "/ray/session_2000-01-01_00-00-00_000000_0000000/sockets/plasma_store"  # below the temporary folder
 SHORT_TEMPORARY: Final = Path("/tmp")
+# what a client of HTTP/2, which Ray speaks, sends first (RFC 9113, 3.4): the preface and an empty frame of settings
+HTTP_2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+SETTINGS: Final = 4  # type of the frame that a server answers first; the fourth of its bytes
 RAY_ADDRESS: Final = re.compile(r"(?:ray://)?(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):(?P<port>[1-9]\d{0,4})")
 
 
@@ -32,18 +35,25 @@ def require_loopback() -> None:
 
 
 def require_cluster(address: str) -> None:
-    """Raise InputError if RAY_ADDRESS is malformed or nothing listens there; Ray would retry for minutes."""
+    """Raise InputError if RAY_ADDRESS is malformed or no Ray listens there; Ray would retry for minutes."""
     if address in ("auto", "local"):  # words of Ray
         return
     parts = RAY_ADDRESS.fullmatch(address)
     if parts is None or int(parts["port"]) > 65535:
         raise InputError(f"RAY_ADDRESS is {address!r}; set it to HOST:PORT of a Ray cluster, or unset it")
     try:
-        socket.create_connection((parts["host"].strip("[]"), int(parts["port"])), timeout=SECONDS).close()
+        with socket.create_connection((parts["host"].strip("[]"), int(parts["port"])), timeout=SECONDS) as connection:
+            connection.sendall(HTTP_2)
+            answer = connection.recv(9)
     except OSError as error:
         raise InputError(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({reason(error)}); correct RAY_ADDRESS or unset it"
         ) from None
+    if answer[3:4] != bytes((SETTINGS,)) and os.environ.get("RAY_USE_TLS") != "1":  # TLS needs another greeting
+        raise InputError(
+            f"the server at RAY_ADDRESS={address} is not the head of a Ray cluster; set RAY_ADDRESS to its HOST:PORT, "
+            "with port 6379 by default (8265 is the port of its dashboard, for `canvasmar submit`)"
+        )
 
 
 def require_free_port(port: int, setting: str) -> None:

@@ -1,9 +1,12 @@
 """Users without a home or a name, long temporary folders, stale addresses, no loopback, and ports in use."""
 
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,39 @@ def test_a_wrong_ray_address_is_one_sentence(
     with pytest.raises(InputError, match="unset it") as caught, cluster.connect(tmp_path):
         pass
     assert words.format(port=port) in str(caught.value)
+
+
+def test_a_server_at_ray_address_that_is_no_cluster_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.server_port}")
+        with (
+            pytest.raises(InputError, match="is not the head of a Ray cluster; set RAY_ADDRESS to its HOST:PORT"),
+            cluster.connect(tmp_path),
+        ):
+            pass
+        server.shutdown()
+
+
+def test_a_server_at_ray_address_that_says_nothing_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        words = f"no Ray cluster answers at RAY_ADDRESS={address} (timed out)"
+        with pytest.raises(InputError, match=re.escape(words)), cluster.connect(tmp_path):
+            pass
+
+
+@pytest.mark.slow
+def test_the_head_of_a_ray_cluster_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with cluster.connect(tmp_path):
+        network.require_cluster(cluster.ray.get_runtime_context().gcs_address)
 
 
 def test_without_a_loopback_interface_a_sentence_comes_before_ray(tmp_path: Path) -> None:
