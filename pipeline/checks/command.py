@@ -16,9 +16,10 @@ def run(file: Path) -> int:
     """Print all problems of a params file, or that there are none; return the exit status, 2 if there are problems.
 
     Raise InputError if the file is not valid YAML, if a name in it is not allowed, if DVC cannot read a folder of
-    videos or does not detect changes in it, or if the project is not a git repository, which DVC needs.
+    videos or does not detect changes in it, if the project is not a git repository, which DVC needs, or if `data` is a link.
     """
     _require_git(Path.cwd())
+    _refuse_link(Path.cwd())
     tables = stage.read_tables(file)
     sources.check(tables, str(file))
     if has_problems(tables, file, videos_needed=True):
@@ -50,4 +51,13 @@ def _require_git(project: Path) -> None:
         raise InputError(
             f"{project} is not a git repository, and DVC refuses to run; run `git init` there, or "
             "`dvc config core.no_scm true` to do without git and `dvc exp`"
+        )
+
+
+def _refuse_link(project: Path) -> None:
+    """Raise InputError if `data` is a link: DVC refuses outputs behind a link, but only after a stage has run."""
+    if (project / ".dvc").is_dir() and (project / "data").is_symlink():
+        raise InputError(
+            "data is a link, and DVC refuses outputs behind a link; remove it, and put DVC's cache on the other disk: "
+            "`dvc cache dir --local FOLDER` and `dvc config --local cache.type symlink`"
         )

@@ -79,6 +79,18 @@ def test_a_dvc_project_that_is_not_a_git_repository_is_told_what_to_do(
     assert command.run(file) == 0
 
 
+def test_data_behind_a_link_is_refused_with_the_way_to_another_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path)
+    for folder in (".dvc", ".git", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"^data is a link, and DVC refuses .* `dvc cache dir --local FOLDER`"):
+        command.run(file)
+
+
 @pytest.mark.parametrize("path", [".", "data", "..", "data/clips"])
 def test_videos_around_the_outputs_of_the_stages_are_refused(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
