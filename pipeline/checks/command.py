@@ -16,7 +16,8 @@ def run(file: Path) -> int:
     """Print all problems of a params file, or that there are none; return the exit status, 2 if there are problems.
 
     Raise InputError if the file is not valid YAML, if a name in it is not allowed, if DVC cannot read a folder of
-    videos or does not detect changes in it, if the project is not a git repository, which DVC needs, or if `data` is a link.
+    videos or does not detect changes in it, if the project is not a git repository, which DVC needs, or if `data` is
+    a link.
     """
     _require_git(Path.cwd())
     _refuse_link(Path.cwd())
