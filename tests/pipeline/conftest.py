@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -93,6 +95,26 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+def exposed(pid: int) -> list[tuple[str, int]]:
+    """The addresses other than loopback that a process and its descendants listen at, and their ports."""
+    family = psutil.Process(pid)
+    found = [
+        connection.laddr
+        for process in (family, *family.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert found, "no process listens"
+    return [(place.ip, place.port) for place in found if not is_loopback(place.ip)]
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address."""
+    found = ip_address(address)
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 def environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.commands import demo
 from pipeline.commands.video_predictor import VideoPredictor
-from tests.pipeline.conftest import CANVASMAR, ROOT, environment, free_port
+from tests.pipeline.conftest import CANVASMAR, ROOT, environment, exposed, free_port
 from tests.pipeline.runtime.test_clusters import wait_for
 from tests.pipeline.untrained import build
 
@@ -89,6 +89,7 @@ def test_the_command_serves_the_page_and_says_where_until_it_is_interrupted(fold
     try:
         assert running.stdout.readline() == f"demo: http://127.0.0.1:{port}\n"
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/"), "the page")
+        assert exposed(running.pid) == []
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=60)
     finally:

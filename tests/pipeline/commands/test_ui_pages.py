@@ -21,7 +21,7 @@ import torch
 from components.telemetry import tracking
 from components.video import video
 from pipeline.tuning.sampler_trials import trial_name
-from tests.pipeline.conftest import CANVASMAR, ROOT, environment, free_port
+from tests.pipeline.conftest import CANVASMAR, ROOT, environment, exposed, free_port
 
 pytestmark = pytest.mark.slow
 browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -60,6 +60,7 @@ def served(root: Path) -> Iterator[dict[str, str]]:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
                 break
             time.sleep(0.2)
+        assert exposed(started.pid) == []
         yield links
     finally:
         below = psutil.Process(started.pid).children(recursive=True) if started.poll() is None else []

@@ -3,12 +3,11 @@
 import json
 import subprocess
 import sys
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import ROOT, environment, free_port
+from tests.pipeline.conftest import ROOT, environment, free_port, is_loopback
 
 pytestmark = pytest.mark.slow
 
@@ -49,12 +48,6 @@ with cluster.connect(Path.cwd()):
     serve.listen(int(sys.argv[1]))
     print(json.dumps(sockets() + json.loads((here / "worker.json").read_text())))
 """
-
-
-def is_loopback(address: str) -> bool:
-    found = ip_address(address)
-    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return (mapped or found).is_loopback
 
 
 def test_every_socket_that_a_stage_or_the_server_opens_is_on_loopback(tmp_path: Path) -> None:
