@@ -31,6 +31,7 @@ def tiny_config(
     relative: RelativeConfig | None = None,
     condition: ActionConfig | None = None,
     rows: int | None = None,
+    own: float = 0.0,
 ) -> CanvasMARConfig:
     size = {"width": 16, "heads": 2, "norm_first": False}
     return CanvasMARConfig(
@@ -47,7 +48,7 @@ def tiny_config(
             static_scale=1.0,
             change=change,
             history=history,
-            own=0.0,
+            own=own,
             local=local,
         )
         if canvas

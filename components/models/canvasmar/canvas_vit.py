@@ -22,7 +22,7 @@ class CanvasConfig(ViTConfig):
     static_scale: Positive  # s = exp(-static_scale * error); 1 is the paper's Eq. 6
     change: bool  # true: the head predicts the change from the last frame; false: the whole frame (paper)
     history: Literal[1, 2]  # number of newest frames in the input; 2 shows the last change of each token (paper: 1)
-    own: Share  # probability that an input frame is replaced by its canvas (paper: 0)
+    own: Share  # share of the input frames that are replaced by their canvases in training (paper: 0)
     local: bool  # depthwise 3x3 convolution before each block (CPVT, arXiv 2102.10882); the paper has none
 
 
@@ -81,6 +81,10 @@ class CanvasViT(nn.Module):
                 x = torch.cat([x[:, : z_t.shape[1]], self.local[depth](x[:, z_t.shape[1] :])], dim=1)
             x = block(x, (x.shape[1], 0, 0))
         return self.norm(x[:, z_t.shape[1] :])
+
+    def own_groups(self, groups: int) -> int:
+        """Return how many of a clip's groups are replaced by canvases in training; at least one if `own` is not 0."""
+        return max(round(self.config.own * groups), 1) if self.config.own else 0
 
     def per_frame(self, z_c: Float[Tensor, "b n d"]) -> Float[Tensor, "r n d"]:
         """Return z_c of each frame of a group; the frames of one group are adjacent rows (appendix B).

@@ -19,7 +19,7 @@ from components.models.canvasmar.canvas_vit import CanvasConfig, CanvasViT, blen
 from components.models.canvasmar.reference import Reference, Relative, RelativeConfig
 from components.models.canvasmar.spatial_mar import SpatialConfig, SpatialMAR, gather
 from components.models.canvasmar.temporal_vit import PATCH, Memory, TemporalConfig, TemporalViT
-from components.models.canvasmar.values import Condition, Draws, Proposal
+from components.models.canvasmar.values import Condition, Draws, Proposal, select
 from components.models.conditions.interface import ActionConfig, ActionEmbedding, ConditionedClips, split_condition
 from components.models.flow_head import FlowHead, FlowHeadConfig
 from components.models.layers.blocks import ExpertNorm
@@ -162,6 +162,7 @@ class CanvasMAR(nn.Module):
         masked, repeats = n - visible, self.config.head.repeats
         dropped = guidance.drops(stream.fork("drop").uniform(first + groups), self.config.drop)
         no_history, no_canvas = (drop.repeat_interleave(group, dim=1) for drop in dropped)
+        replaced = 0 if self.canvas is None else self.canvas.own_groups(groups)
         flow_rows = None
         if self.config.rows is not None and self.config.rows < rows:
             flow_rows = stream.fork("rows").uniform(rows).argsort(dim=1)[:, : self.config.rows]
@@ -180,8 +181,7 @@ class CanvasMAR(nn.Module):
             canvas_noise=stream.fork("canvas_noise").normal(rows - first, n, self.config.temporal.width),
             no_history=no_history,
             no_canvas=no_canvas,
-            use_canvas=stream.fork("own").uniform(latents.shape[1] - 1)
-            < (0.0 if self.canvas is None else self.canvas.config.own),
+            own=stream.fork("own").uniform(groups).argsort(dim=1)[:, :replaced],
             no_action=stream.fork("action").uniform() < (0.0 if self.action is None else self.action.drop),
             rows=flow_rows,
         )
@@ -196,7 +196,7 @@ class CanvasMAR(nn.Module):
         group, first = self.config.group, int(self.config.first_frame)
         action = None if self.action is None or condition is None else self.action(condition, draws.no_action)
         inputs = latents
-        if self.training and self.canvas is not None and self.canvas.config.own > 0:
+        if self.training and draws.own.shape[1]:
             inputs = self._scheduled_sampling(latents, action, draws)
         z_t = self._encode_history(inputs, action)
         x = patchify(latents[:, 1:], 1).flatten(0, 1)
@@ -205,7 +205,7 @@ class CanvasMAR(nn.Module):
         terms: dict[str, Float[Tensor, ""]] = {}
         weights = {"flow": 1.0} | ({"first": 1.0} if first else {})
         if self.canvas is not None:
-            z_c = self._canvas_embedding(z_t, inputs, action, draws)
+            z_c = self._canvas_embedding(z_t, inputs, action, draws, None)
             canvas = self.canvas.canvas(z_c, last)
             terms |= self.canvas.losses(z_c, canvas, x)
             weights |= {"canvas": self.canvas.config.canvas_weight, "static": self.canvas.config.static_weight}
@@ -234,13 +234,13 @@ class CanvasMAR(nn.Module):
 
     def _canvas_embedding(
         self, z_t: Float[Tensor, "b t m d"], inputs: Float[Tensor, "b t c h w"],
-        action: Float[Tensor, "b l d"] | None, draws: Draws,
+        action: Float[Tensor, "b l d"] | None, draws: Draws, groups: Int[Tensor, "b k"] | None,
     ) -> Float[Tensor, "_ n d"]:  # fmt: skip
-        """Return z_c of every predicted frame."""
+        """Return z_c of every frame of these groups of each clip; None means all groups."""
         assert self.canvas is not None
-        past = z_t[:, 1 :: self.config.group].flatten(0, 1)
-        action_rows = None if action is None else action.flatten(0, 1)
-        return self.canvas.per_frame(self.canvas(past, self._noised(inputs, draws), action_rows))
+        past, frames = z_t[:, 1 :: self.config.group].flatten(0, 1), self._noised(inputs, draws)
+        rows = [past, frames, *([] if action is None else [action.flatten(0, 1)])]
+        return self.canvas.per_frame(self.canvas(*(rows if groups is None else [select(row, groups) for row in rows])))
 
     @torch.no_grad()
     def _scheduled_sampling(
@@ -248,15 +248,16 @@ class CanvasMAR(nn.Module):
     ) -> Float[Tensor, "b t c h w"]:
         """Return the clips with some frames replaced by the model's canvas (scheduled sampling, arXiv 1506.03099).
 
-        The model learns to correct the errors that it makes when it continues its own frames.
+        The model learns to correct its own errors. Only the canvases of the replaced frames are computed.
         """
         assert self.canvas is not None
-        group, action = self.config.group, None if action is None else action.detach()
-        z_c = self._canvas_embedding(self._encode_history(latents, action), latents, action, draws)
-        last = patchify(latents[:, :-1:group].repeat_interleave(group, dim=1).flatten(0, 1), 1)
-        use_canvas = draws.use_canvas[..., None, None, None]
-        canvas = self.frame(self.canvas.canvas(z_c, last)).unflatten(0, draws.use_canvas.shape).to(latents.dtype)
-        return torch.cat([latents[:, :1], torch.where(use_canvas, canvas, latents[:, 1:])], dim=1)
+        group, clip = self.config.group, torch.arange(len(latents), device=latents.device)[:, None]
+        z_c = self._canvas_embedding(self._encode_history(latents, action), latents, action, draws, draws.own)
+        last = select(latents[:, :-1:group].flatten(0, 1), draws.own).repeat_interleave(group, dim=0)
+        canvas = self.frame(self.canvas.canvas(z_c, patchify(last, 1))).to(latents.dtype)
+        clips = latents[:, 1:].unflatten(1, (-1, group)).clone()
+        clips[clip, draws.own] = canvas.unflatten(0, (*draws.own.shape, group))
+        return torch.cat([latents[:, :1], clips.flatten(1, 2)], dim=1)
 
     def _noised(self, latents: Float[Tensor, "b t c h w"], draws: Draws) -> Float[Tensor, "r g c h w"]:
         """Return the Canvas ViT's input frames of each group, oldest first, with the noise of Eq. 11."""

@@ -9,6 +9,12 @@ from torch import Tensor
 from components.models.canvasmar.reference import Reference
 
 
+def select(part: Shaped[Tensor, "_ ..."], rows: Int[Tensor, "b k"]) -> Shaped[Tensor, "_ ..."]:
+    """Select k of the rows of each clip; the rows of a clip are adjacent in `part`, and `rows` holds their indices."""
+    clips = part.unflatten(0, (len(rows), -1))
+    return clips[torch.arange(len(rows), device=part.device)[:, None], rows].flatten(0, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Draws:
     """Random draws of one training step. A row is a frame that is predicted from the frames before its group."""
@@ -23,16 +29,13 @@ class Draws:
     canvas_noise: Float[Tensor, "b _ n d"]  # noise of Eq. 12
     no_history: Bool[Tensor, "b t"]  # rows whose history is dropped
     no_canvas: Bool[Tensor, "b t"]  # rows whose canvas is dropped
-    use_canvas: Bool[Tensor, "b _"]  # input frames after the first that are replaced by the model's canvas
+    own: Int[Tensor, "b _"]  # indices of the groups whose input frames are replaced by the model's canvas
     no_action: Bool[Tensor, "b"]  # clips whose actions are dropped
     rows: Int[Tensor, "b t"] | None  # indices of the rows with a flow loss; None: all rows
 
     def select_rows(self, part: Shaped[Tensor, "_ ..."]) -> Shaped[Tensor, "_ ..."]:
         """Select the rows with a flow loss from a tensor of all rows of the batch."""
-        if self.rows is None:
-            return part
-        batch = len(self.rows)
-        return part.unflatten(0, (batch, -1))[torch.arange(batch, device=part.device)[:, None], self.rows].flatten(0, 1)
+        return part if self.rows is None else select(part, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
