@@ -111,11 +111,18 @@ def _linear(tokens: int, into: int, out: int, *, data: bool = False) -> Work:
     return Work(forward, forward if data else 2 * forward)
 
 
-def _blocks(config: ViTConfig, tokens: int, keys: int) -> Work:
-    d = config.width
-    linear = _linear(tokens, d, (3 + 1 + 2 * MLP_RATIO) * d)  # queries, keys, values; projection; MLP
-    attention = Work(4 * tokens * keys * d, 8 * tokens * keys * d)
-    return (linear + attention) * config.layers
+def _block(d: int, tokens: int, keys: int, read: int) -> Work:
+    """Return the FLOP of a block of which `read` tokens are read; keys and values come from all `tokens`."""
+    attention = Work(4 * read * keys * d, 8 * read * keys * d)
+    return _linear(tokens, d, 3 * d) + attention + _linear(read, d, (1 + 2 * MLP_RATIO) * d)  # projection and MLP
+
+
+def _blocks(config: ViTConfig, tokens: int, keys: int, read: int | None = None) -> Work:
+    """Return the FLOP of all blocks; `read` tokens of the last one are read (None: all)."""
+    block = _block(config.width, tokens, keys, tokens)
+    if not config.layers or read is None:
+        return block * config.layers
+    return block * (config.layers - 1) + _block(config.width, tokens, keys, read)
 
 
 def _temporal_embed(config: CanvasMARConfig) -> Work:
@@ -139,7 +146,7 @@ def _canvas(config: CanvasMARConfig) -> Work:
     n, d, c = _tokens(config), config.canvas.width, config.latent[0]
     length = _temporal_tokens(config) + n
     ends = _linear(n, c, d, data=True) + _linear(n, d, c) + _linear(n, d, 1)
-    return ends + _blocks(config.canvas, length, length)
+    return ends + _blocks(config.canvas, length, length, read=n)
 
 
 def _spatial_blocks(config: CanvasMARConfig, prefix: int, visible: int, tokens: int) -> Work:
@@ -149,7 +156,7 @@ def _spatial_blocks(config: CanvasMARConfig, prefix: int, visible: int, tokens: 
         config.spatial.model_copy(update={"layers": layers}) for layers in (depth, config.spatial.layers - depth)
     )
     seen, full = prefix + visible, prefix + tokens
-    return _blocks(encoder, seen, seen) + _blocks(rest, full, full)
+    return _blocks(encoder, seen, seen) + _blocks(rest, full, full, read=tokens - visible)
 
 
 def _head_condition(config: CanvasMARConfig, tokens: int) -> Work:

@@ -76,11 +76,12 @@ class CanvasViT(nn.Module):
         inputs = [tokens[:, -1], *(tokens[:, -1] - older for older in tokens[:, :-1].unbind(1))]
         grid = self.embed(torch.cat(inputs, dim=-1)) + self.position
         x = torch.cat([z_t, grid if action is None else grid + action[:, None]], dim=1)
-        for depth, block in enumerate(self.blocks):
+        prefix = z_t.shape[1]
+        for depth, block in enumerate(self.blocks, 1):
             if self.config.local:
-                x = torch.cat([x[:, : z_t.shape[1]], self.local[depth](x[:, z_t.shape[1] :])], dim=1)
-            x = block(x, (x.shape[1], 0, 0))
-        return self.norm(x[:, z_t.shape[1] :])
+                x = torch.cat([x[:, :prefix], self.local[depth - 1](x[:, prefix:])], dim=1)
+            x = block(x, (x.shape[1], 0, 0), first=prefix if depth == len(self.blocks) else 0)
+        return self.norm(x)
 
     def own_groups(self, groups: int) -> int:
         """Return how many of a clip's groups are replaced by canvases in training; at least one if `own` is not 0."""

@@ -121,8 +121,10 @@ class SpatialMAR(nn.Module):
         x = self._attend_across_group(x, self.encoder_depth, order)
         for depth, block in enumerate(self.blocks[self.encoder_depth :], self.encoder_depth + 1):
             x = self._convolve_locally(x, depth, order)
-            x = self._attend_across_group(block(x, (prefix, count, x.shape[1] - prefix - count)), depth, order)
-        return self.norm(x[:, prefix + count :])
+            alone = depth == len(self.blocks) and not self.group_attention  # nothing reads the other tokens any more
+            x = block(x, (prefix, count, x.shape[1] - prefix - count), first=prefix + count if alone else 0)
+            x = self._attend_across_group(x, depth, order)
+        return self.norm(x[:, x.shape[1] + count - order.shape[1] :])
 
     def _convolve_locally(
         self, x: Float[Tensor, "b l d"], depth: int, order: Int[Tensor, "b n"]

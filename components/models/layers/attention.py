@@ -73,10 +73,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b l d"], mask: Bool[Tensor, "l l"] | None = None) -> Float[Tensor, "b l d"]:
-        """Return the attention output of each token, over all tokens that the mask allows."""
+    def forward(
+        self, x: Float[Tensor, "b l d"], mask: Bool[Tensor, "k l"] | None = None, first: int = 0
+    ) -> Float[Tensor, "b k d"]:
+        """Return the attention output of the tokens from `first` on, over all tokens that the mask allows."""
         queries, keys, values = self.split_heads(self.qkv(x))
-        return self.project(merge_heads(attend(queries, keys, values, mask)))
+        return self.project(merge_heads(attend(queries[:, :, first:], keys, values, mask)))
 
     def extend(
         self,

@@ -5,6 +5,7 @@ sequence has three segments: condition tokens, clean tokens and mask tokens. Pos
 tokens, so the tokens may be in any order, and each kind of token can be one slice of the sequence.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -20,6 +21,14 @@ from components.nn.from_timm import mlp
 
 Segments = tuple[int, int, int]  # numbers of condition, clean and mask tokens
 MLP_RATIO = 4
+
+
+def without(segments: Segments, first: int) -> Segments:
+    """Return the segments of the sequence without its first tokens."""
+    condition, clean, masked = segments
+    ends = (condition, condition + clean, condition + clean + masked)
+    lengths = [max(end, first) - max(begin, first) for begin, end in pairwise((0, *ends))]
+    return lengths[0], lengths[1], lengths[2]
 
 
 class ViTConfig(Config):
@@ -54,13 +63,16 @@ class PlainBlock(nn.Module):
         self.norm2 = nn.LayerNorm(config.width)
 
     def forward(
-        self, x: Float[Tensor, "b l d"], segments: Segments, mask: Bool[Tensor, "l l"] | None = None
-    ) -> Float[Tensor, "b l d"]:
-        """Apply the block to a whole sequence; `segments` is ignored, because all tokens share the weights."""
+        self, x: Float[Tensor, "b l d"], segments: Segments, mask: Bool[Tensor, "k l"] | None = None, first: int = 0
+    ) -> Float[Tensor, "b k d"]:
+        """Apply the block to a whole sequence and return its tokens from `first` on.
+
+        `segments` is ignored, because all tokens share the weights.
+        """
         if self.norm_first:
-            x = x + self.attention(self.norm1(x), mask)
+            x = x[:, first:] + self.attention(self.norm1(x), mask, first)
             return x + self.mlp(self.norm2(x))
-        x = x + self.norm1(self.attention(x, mask))
+        x = x[:, first:] + self.norm1(self.attention(x, mask, first))
         return x + self.norm2(self.mlp(x))
 
     def extend(
@@ -109,13 +121,14 @@ class ExpertNormBlock(nn.Module):
         self.norm1 = ExpertNorm(config.width)
         self.norm2 = ExpertNorm(config.width)
 
-    def forward(self, x: Float[Tensor, "b l d"], segments: Segments) -> Float[Tensor, "b l d"]:
-        """Apply the block to condition, clean and mask tokens."""
+    def forward(self, x: Float[Tensor, "b l d"], segments: Segments, *, first: int = 0) -> Float[Tensor, "b k d"]:
+        """Apply the block to condition, clean and mask tokens and return the tokens from `first` on."""
+        rest = without(segments, first)
         if self.norm_first:
-            x = x + self.attention(self.norm1(x, segments))
-            return x + self.mlp(self.norm2(x, segments))
-        x = x + self.norm1(self.attention(x), segments)
-        return x + self.norm2(self.mlp(x), segments)
+            x = x[:, first:] + self.attention(self.norm1(x, segments), first=first)
+            return x + self.mlp(self.norm2(x, rest))
+        x = x[:, first:] + self.norm1(self.attention(x, first=first), rest)
+        return x + self.norm2(self.mlp(x), rest)
 
 
 class MMDiTBlock(nn.Module):
@@ -126,19 +139,20 @@ class MMDiTBlock(nn.Module):
         self.clean = PlainBlock(config)
         self.masked = PlainBlock(config)
 
-    def forward(self, x: Float[Tensor, "b l d"], segments: Segments) -> Float[Tensor, "b l d"]:
-        """Apply the block; tokens of both streams attend to all tokens. An empty stream is skipped."""
+    def forward(self, x: Float[Tensor, "b l d"], segments: Segments, *, first: int = 0) -> Float[Tensor, "b k d"]:
+        """Apply the block, in which all tokens attend to all, and return the tokens from `first` on."""
         lengths = (segments[0] + segments[1], segments[2])
-        both = zip((self.clean, self.masked), x.split(lengths, dim=1), strict=True)
-        streams = [(block, part) for block, part in both if part.shape[1]]
-        heads = [block.attention.split_heads(block.attention.qkv(part)) for block, part in streams]
+        streams = zip((self.clean, self.masked), x.split(lengths, dim=1), strict=True)
+        heads = [block.attention.split_heads(block.attention.qkv(part)) for block, part in streams if part.shape[1]]
         queries, keys, values = (torch.cat(parts, dim=2) for parts in zip(*heads, strict=True))
-        attended = merge_heads(attend(queries, keys, values))
+        attended = merge_heads(attend(queries[:, :, first:], keys, values))
+        clean, _, masked = without((lengths[0], 0, lengths[1]), first)
+        outputs = zip(x[:, first:].split((clean, masked), dim=1), attended.split((clean, masked), dim=1), strict=True)
         parts = []
-        outputs = attended.split([part.shape[1] for _, part in streams], dim=1)
-        for (block, part), output in zip(streams, outputs, strict=True):
-            part = part + block.norm1(block.attention.project(output))
-            parts.append(part + block.norm2(block.mlp(part)))
+        for block, (part, output) in zip((self.clean, self.masked), outputs, strict=True):
+            if part.shape[1]:  # weights of a stream without tokens get no gradient
+                part = part + block.norm1(block.attention.project(output))
+                parts.append(part + block.norm2(block.mlp(part)))
         return torch.cat(parts, dim=1)
 
 

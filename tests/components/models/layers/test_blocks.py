@@ -52,6 +52,17 @@ def test_the_norm_stands_after_the_sublayer_inside_the_residual() -> None:
     assert torch.equal(plain(x(), SEGMENTS), expected)
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("first", [1, 2, 4, 5, 7])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_the_tokens_from_one_on_are_those_of_the_whole_sequence(kind: str, first: int, norm_first: bool) -> None:
+    torch.manual_seed(0)
+    module = BLOCKS[kind](SMALL.model_copy(update={"norm_first": norm_first}))
+    for weight in module.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)  # the norms of each kind of token differ
+    torch.testing.assert_close(module(x(), SEGMENTS, first=first), module(x(), SEGMENTS)[:, first:])
+
+
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_every_block_lets_every_kind_of_token_see_every_other(kind: str) -> None:
     module, places = block(kind), (0, 3, 8)
