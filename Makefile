@@ -3,9 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
 READY := $(VENV)/.ready
+# two processes of one thread each; the tests of a file stay together, because they share what is expensive
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -q --numprocesses 2 --dist loadfile --durations 20
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro compare test lint ui demo docs setup
+.PHONY: repro compare test test-faults test-all lint ui demo docs setup
 
 repro: $(READY) ## check params.yaml, then run the pipeline from videos to report, as far as it is out of date
 	python -m pipeline.commands.cli check
@@ -20,9 +22,13 @@ compare: $(READY) ## compare all model families and write docs/comparison.md; re
 	python -m benchmarks.families --repeats 3 --out docs/families.json
 	python -m benchmarks.comparison
 
-test: $(READY) ## run the quick tests in two processes, then the slow tests
-	OMP_NUM_THREADS=1 python -m pytest -q -m "not slow" --numprocesses 2 --dist loadfile
-	python -m pytest -q -m slow --durations 20
+test: $(READY) ## run the tests: units, claims about whole models, and one small project from videos to report
+	$(PYTEST) -m "not faults"
+
+test-faults: $(READY) ## run the tests of kills, damage, clusters, networks and long runs
+	$(PYTEST) -m faults
+
+test-all: test test-faults ## run all tests
 
 lint: $(READY) ## check style, formatting and types
 	ruff check .

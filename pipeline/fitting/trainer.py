@@ -13,7 +13,8 @@ from components.foundation.errors import InputError
 from components.telemetry import usage
 from components.telemetry.progress import Meter, complain, meter
 from components.training.optimizer import RecipeConfig
-from pipeline.fitting.workers import Board, FitJob, NodeNetworkConfig, train_worker
+from pipeline.fitting.board import Board
+from pipeline.fitting.workers import FitJob, NodeNetworkConfig, train_worker
 from pipeline.runtime import environment
 from pipeline.runtime.cluster import (
     cpus_per_task,

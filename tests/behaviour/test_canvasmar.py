@@ -217,7 +217,6 @@ def test_every_trained_parameter_gets_a_gradient(make, block):
     assert missing == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("canvas", [True, False])
 def test_one_clip_is_overfitted(canvas):
     torch.manual_seed(0)

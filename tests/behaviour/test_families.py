@@ -259,7 +259,6 @@ def test_a_stored_model_comes_back_as_its_kind_and_predicts_the_same(kind, one_s
     assert torch.equal(video(loaded, one_set), video(model, one_set))
 
 
-@pytest.mark.slow
 @EVERY
 def test_one_clip_is_overfitted(kind):
     model, latents = tiny(kind), clips(1, 3).expand(8, -1, -1, -1, -1)

@@ -36,7 +36,6 @@ def test_the_quickstart_says_what_it_wants():
     assert done.stderr == "usage: python examples/quickstart.py PROJECT ROW VIDEO OUT.mp4, from the root.\n"
 
 
-@pytest.mark.slow
 def test_the_site_builds_without_a_broken_link_and_holds_every_parameter(tmp_path):
     pytest.importorskip("mkdocs")
     done = run(sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site"))
@@ -60,7 +59,6 @@ def wheel(tmp_path_factory) -> Path:
     return found
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_every_module_and_the_template_and_no_tests(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {
@@ -70,7 +68,6 @@ def test_the_wheel_holds_every_module_and_the_template_and_no_tests(wheel):
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "docs/"))]
 
 
-@pytest.mark.slow
 def test_the_quickstart_runs_with_the_installed_wheel_and_without_the_checkout(wheel, tmp_path):
     place, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -11,7 +11,6 @@ from mlflow import MlflowClient
 
 from tests.pipeline.conftest import CANVASMAR, ROOT, run
 
-pytestmark = pytest.mark.slow
 STAGES = (
     "simulate",
     "preprocess",
@@ -103,6 +102,7 @@ def test_the_report_reads_no_run_of_mlflow(journey, tmp_path):
     assert (folder / "report" / "index.html").read_text(encoding="utf-8") == before
 
 
+@pytest.mark.faults
 def test_another_sampler_value_trains_nothing_again(journey, tmp_path):
     folder = copy(journey, tmp_path)
     told = run(folder, "dvc", "exp", "run", "-S", "samplers.default.flow_steps=3").stdout
@@ -111,6 +111,7 @@ def test_another_sampler_value_trains_nothing_again(journey, tmp_path):
     assert "Running stage 'sweep@kuka-no-canvas'" not in told
 
 
+@pytest.mark.faults
 def test_the_same_videos_give_the_same_clips_and_the_same_latents_the_same_model(journey, tmp_path):
     folder = copy(journey, tmp_path)
     before = (folder / "dvc.lock").read_text(encoding="utf-8")

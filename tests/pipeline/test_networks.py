@@ -18,7 +18,7 @@ from tests.pipeline.conftest import CANVASMAR, free_port, run
 from tests.pipeline.runtime.test_clusters import Cluster, end, runs, wait_for
 from tests.pipeline.untrained import write_latents
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 HOSTS = {"left": "10.213.7.1", "right": "10.213.7.2"}
 PORT = 6399
 TRAIN = (

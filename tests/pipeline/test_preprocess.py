@@ -19,7 +19,7 @@ PREPROCESS = ("python", "-m", "pipeline.preprocess", "--row", "kuka", "--out", "
 VIDEOS = 160
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project: Path, edit, monkeypatch) -> None:
     from components.video import video
 

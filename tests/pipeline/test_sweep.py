@@ -28,7 +28,6 @@ from pipeline.runtime import cluster, stage
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.parts import tables, write_models
 
-pytestmark = pytest.mark.slow
 VIDEOS = 6
 
 
@@ -102,6 +101,7 @@ def search(
     return metrics, out, log.id
 
 
+@pytest.mark.faults
 def test_optuna_over_ranges_gives_a_front_a_winner_and_the_same_table_again(here: Path, parts: Path) -> None:
     space = {"canvas_scale": {"uniform": [1.0, 3.0]}, "flow_steps": {"integers": [1, 3]}, "sets": {"choices": [2, 99]}}
     change = {"space": space, "algorithm": "optuna", "trials": 6}
@@ -130,6 +130,7 @@ def test_optuna_over_ranges_gives_a_front_a_winner_and_the_same_table_again(here
     )
 
 
+@pytest.mark.faults
 def test_an_ablation_samples_both_models_with_equal_draws(here: Path, parts: Path) -> None:
     write_clips(here / "clips", "test")
     content = tables()
@@ -167,6 +168,7 @@ TRAINING: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.faults
 def test_a_search_over_training_scores_short_trainings_and_keeps_the_sampler(here: Path, parts: Path) -> None:
     metrics, out, run = search(here, parts, "training", {}, TRAINING)
     table = pd.read_csv(out / "trials.csv")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.pipeline.conftest import run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 MEASURED = re.compile(r"second|memory|tera|share_of|began|ended|time|wait")  # names of measured values
 SILENT = {
     "tracking.py": """

@@ -17,7 +17,7 @@ from pipeline.commands.video_predictor import VideoPredictor
 from tests.pipeline.conftest import CANVASMAR, run
 from tests.tiny_text import write_qwen2
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 ROW = "worded"
 MODEL = {
     "kind": "videomar", "latent": [4, 4, 4], "condition": {"kind": "label", "classes": ["few", "many"], "drop": 0.1},

@@ -10,7 +10,6 @@ import pytest
 
 from tests.components.reporting.test_page import ROWS, render, sources
 
-pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 # a page around ours, as wide as a phone or a desk, that says what it finds there
 HOST = """<!doctype html><iframe src="index.html" style="width:{width}px;height:844px;border:0"></iframe><script>

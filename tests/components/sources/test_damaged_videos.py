@@ -102,7 +102,6 @@ def test_damaged_copies_lose_no_good_clip(tmp_path: Path) -> None:
     check(tmp_path / "videos", tmp_path / "out", 40)
 
 
-@pytest.mark.slow
 def test_two_hundred_damaged_copies_end_no_worker_and_any_number_of_workers_writes_the_same_bytes(
     tmp_path: Path,
 ) -> None:

@@ -131,7 +131,6 @@ with CheckpointManager(Path(sys.argv[1]), {"params": "abc", "latents": "def"}, {
 """
 
 
-@pytest.mark.slow
 def test_killed_while_it_writes_a_checkpoint_the_one_before_it_is_whole(tmp_path: Path) -> None:
     process = subprocess.Popen((sys.executable, "-c", WRITER, str(tmp_path)), cwd=ROOT)
     deadline = time.monotonic() + 60

@@ -106,7 +106,6 @@ def wide() -> CanvasMARConfig:
     return parse(CanvasMARConfig, whole, where="here")
 
 
-@pytest.mark.slow
 def test_the_planned_memory_is_within_15_percent_of_what_tensors_take_at_their_worst_moment() -> None:
     """The growth from a step on one clip to a step on 24, against the growth of the plan."""
     cpu = torch.device("cpu")

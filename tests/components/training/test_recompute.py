@@ -60,7 +60,7 @@ def shallow() -> CanvasMARConfig:
     return config.model_copy(update=changed)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_compiled_model_has_the_same_losses() -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile needs a C++ compiler, and there is none on this machine")

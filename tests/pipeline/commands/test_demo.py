@@ -104,7 +104,6 @@ def answers(address: str) -> bool:
         return False
 
 
-@pytest.mark.slow
 def test_a_person_uploads_a_video_in_a_browser_and_sees_frames(folder, tmp_path):
     gradio, browsers = pytest.importorskip("gradio"), pytest.importorskip("playwright.sync_api")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

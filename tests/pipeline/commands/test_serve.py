@@ -22,7 +22,7 @@ from PIL import Image
 from pipeline.commands.video_predictor import VideoPredictor
 from tests.pipeline.untrained import build
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 PORT = 8947
 ADDRESS = f"http://127.0.0.1:{PORT}"
 MP4 = {"content-type": "video/mp4"}

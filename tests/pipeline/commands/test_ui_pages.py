@@ -23,7 +23,6 @@ from components.video import video
 from pipeline.tuning.sampler_trials import trial_name
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment, exposed, free_port
 
-pytestmark = pytest.mark.slow
 browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SPACE = [{"temporal_scale": 1.2, "canvas_scale": scale, "sets": sets} for scale in (1.0, 2.25) for sets in (4, 8)]

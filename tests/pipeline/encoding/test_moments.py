@@ -155,7 +155,7 @@ def test_clips_at_another_resolution_are_encoded_once_scaled_as_videos_are(cache
         resized(16, 16)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project: Path) -> None:
     shards_of_train = 8
     write_clips(project / "clips", {"train": shards_of_train * moments.SHARD, "val": 3, "test": 0})

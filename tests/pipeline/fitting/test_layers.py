@@ -8,7 +8,7 @@ import pytest
 from tests.pipeline.conftest import run
 from tests.pipeline.untrained import write_latents
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 MOST = 7  # calls of our own, the optimiser's step included, beside Ray's
 STACK = """
 

@@ -1,6 +1,7 @@
 """Phases of a training, and the weights that it begins with."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def test_a_vae_has_no_phases() -> None:
         train_vae.check(chosen.autoencoder, chosen.recipe, None)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_at_a_rate_of_almost_zero_phases_hand_the_given_weights_on_to_the_end(project: Path, edit: Any) -> None:
     moments(project / "latents")
     tables = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
@@ -154,9 +155,11 @@ def test_at_a_rate_of_almost_zero_phases_hand_the_given_weights_on_to_the_end(pr
     assert not list((project / ".state" / "cache" / "training").glob("*/checkpoint_*"))
 
 
-@pytest.mark.slow
-def test_a_phase_at_half_the_resolution_goes_before_one_at_the_clips_own(project: Path, edit: Any) -> None:
-    run(project, "dvc", "repro", "cache_latents@kuka-vae")
+@pytest.mark.faults
+def test_a_phase_at_half_the_resolution_goes_before_one_at_the_clips_own(
+    journey: Path, tmp_path: Path, edit: Any
+) -> None:
+    project = Path(shutil.copytree(journey, tmp_path / "copy", symlinks=True))
     edit(project, "recipes.model.phases", [PHASE | {"resolution": [16, 16]}, PHASE])
     said = run(project, "dvc", "repro", "train@kuka-canvasmar", "train@kuka-no-canvas").stdout
     encoded = said.count("encoding the clips at 16 x 16 pixels for a training phase")

@@ -26,7 +26,7 @@ from components.foundation.files import sha256
 from tests.pipeline.conftest import build, environment, free_port, run, set_value
 from tests.pipeline.untrained import write_latents
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 TRAIN = (
     "python",
     "-m",

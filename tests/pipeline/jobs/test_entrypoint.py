@@ -9,7 +9,7 @@ import pytest
 
 from tests.pipeline.conftest import ROOT, environment, run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 STAGES = """
 stages:
   shared:

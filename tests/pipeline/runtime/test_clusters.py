@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from tests.pipeline.conftest import CANVASMAR, environment, free_port, run
 from tests.pipeline.untrained import write_latents
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 ROWS = ("kuka-canvasmar", "kuka-no-canvas")
 
 

@@ -16,7 +16,7 @@ import yaml
 from tests.pipeline.conftest import ROOT, build, environment, run, set_value
 from tests.pipeline.untrained import write_latents
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 WITHIN = 10.0  # seconds from the kill until nothing of the run is left
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.pipeline.conftest import ROOT, environment, free_port, is_loopback
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 # starts what stages start: tasks, a training of two workers that have exchanged tensors, and the server
 SCRIPT = """

@@ -23,7 +23,7 @@ def test_one_worker_maps_in_this_process_and_loads_once() -> None:
     assert len(loads) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_several_workers_keep_the_order_the_folder_and_the_sentence_and_replace_one_that_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +54,7 @@ def test_several_workers_keep_the_order_the_folder_and_the_sentence_and_replace_
             two(lambda: die, [1], total=1, label="die", unit="numbers")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_workers_that_ray_stops_because_memory_is_full_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,7 @@ def test_a_server_at_ray_address_that_says_nothing_is_one_sentence(
             pass
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_head_of_a_ray_cluster_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with cluster.connect(tmp_path):
@@ -113,7 +113,7 @@ def test_a_user_without_a_home_and_a_name_has_an_environment(tmp_path: Path) -> 
     assert python(tmp_path, code, *in_namespace("--map-user=12345")) == "64"
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_ray_works_for_a_user_without_a_home_and_a_name_and_in_a_long_temporary_folder(tmp_path: Path) -> None:
     long = tmp_path / ("long" * 30)
     long.mkdir()

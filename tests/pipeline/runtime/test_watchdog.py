@@ -15,7 +15,6 @@ import pytest
 
 from pipeline.runtime import watchdog
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 SHELL = shutil.which("dash") or "/bin/sh"
 # a command that starts a process in another session, as Ray does, and closes in order when it is interrupted

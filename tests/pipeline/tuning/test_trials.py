@@ -11,7 +11,7 @@ import pytest
 
 from tests.pipeline.conftest import ROOT, environment
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 SCRIPT = '''
 import functools, os, sys, time

@@ -11,8 +11,6 @@ from components.metrics.distances.i3d import I3D
 from pipeline.runtime import ray_map
 from tests.pipeline.conftest import ROOT
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):

