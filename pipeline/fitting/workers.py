@@ -19,7 +19,6 @@ from components.foundation import checkpoint
 from components.foundation.caching import code
 from components.foundation.caching.cache import Cache, Entry
 from components.foundation.errors import InputError
-from components.telemetry import usage
 from components.training import loop
 from components.training.checkpoints import CheckpointManager
 from components.training.loop import Data, Training, Worker

@@ -20,7 +20,6 @@ from components.telemetry import registry, tracking
 from tests.pipeline.conftest import ROOT, environment, free_port
 from tests.pipeline.parts import tables, write_models
 
-
 ASK = """
 import sys
 import mlflow, numpy as np
