@@ -1,5 +1,6 @@
 """Shapes are checked while the tests run: every jaxtyping annotation in components/ is enforced by beartype."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("components", "beartype.beartype")
+os.environ["RAY_worker_niceness"] = "0"  # at Ray's own low priority, workers hardly run beside other tests
 
 
 @pytest.fixture(autouse=True)

@@ -118,17 +118,10 @@ def is_loopback(address: str) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """A user's shell: none of our variables, this interpreter's programs first on the path.
-
-    Ray gives its workers the lowest priority. They would hardly run beside the other tests.
-    """
-    kept = ("HOME", "LANG", "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "PIP_FIND_LINKS")
+    """A user's shell: none of our variables but Ray's priority, this interpreter's programs first on the path."""
+    kept = ("HOME", "LANG", "RAY_worker_niceness", "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "PIP_FIND_LINKS")
     inherited = {name: value for name, value in os.environ.items() if name in kept or name.startswith("PIP_")}
-    return {
-        **inherited,
-        "RAY_worker_niceness": "0",
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-    }
+    return {**inherited, "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"}
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
