@@ -10,7 +10,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("components", "beartype.beartype")
-os.environ["RAY_worker_niceness"] = "0"  # at Ray's own low priority, workers hardly run beside other tests
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray writes it so; at Ray's own low priority, workers hardly run beside other tests
 
 
 @pytest.fixture(autouse=True)
