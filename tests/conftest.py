@@ -10,7 +10,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("components", "beartype.beartype")
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray writes it so; at Ray's own low priority, workers hardly run beside other tests
+# with Ray's own choice, the lowest priority, workers hardly run beside the other tests
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 
 @pytest.fixture(autouse=True)
