@@ -25,8 +25,8 @@ compare: $(READY) ## compare all model families and write docs/comparison.md; re
 test: $(READY) ## run the tests: units, claims about whole models, and one small project from videos to report
 	$(PYTEST) -m "not faults"
 
-test-faults: $(READY) ## run the tests of kills, damage, clusters, networks and long runs
-	$(PYTEST) -m faults
+test-faults: $(READY) ## run the tests of kills, damage, clusters, networks and long runs; WITHIN=30 begins none after 30 minutes
+	$(PYTEST) -m faults $(if $(WITHIN),--within $(WITHIN))
 
 test-all: test test-faults ## run all tests
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,19 @@ from jaxtyping import install_import_hook
 install_import_hook("components", "beartype.beartype")
 # with Ray's own choice, the lowest priority, workers hardly run beside the other tests
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+
+
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--within", type=float, metavar="MINUTES", help="skip the tests that have not begun by then")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("--within")
+    if minutes is not None and time.monotonic() - BEGAN > 60 * minutes:
+        pytest.skip(f"not begun within {minutes:g} minutes")
 
 
 @pytest.fixture(autouse=True)
