@@ -159,7 +159,8 @@ def write_tables(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple
     finished = [row for row in rows if row["status"] == "finished" and not math.isnan(row[objectives[0]])]
     if not finished:
         raise InputError("every trial of the search failed; see the errors above")
-    best = min(finished, key=lambda row: tuple(row[name] for name in objectives))  # later objectives break ties
+    # equal scores: the least work, then the first trial; a measured time would choose another winner in another run
+    best = min(finished, key=lambda row: (row[objectives[0]], row.get("gigaflops_per_frame", 0.0), row["trial"]))
     measured = [f"{name}{suffix}" for name in objectives for suffix in ("", "_low", "_high")]
     present = [name for name in (*measured, "gigaflops_per_frame", "step") if any(name in row for row in rows)]
     columns = ["trial", *search.space, *present, "front", "status", "error"]

@@ -130,6 +130,21 @@ def test_optuna_over_ranges_gives_a_front_a_winner_and_the_same_table_again(here
     )
 
 
+@pytest.mark.parametrize(("work", "winner"), [((2.0, 2.0), 0), ((2.0, 1.0), 1)])
+def test_of_equal_scores_the_least_work_wins_then_the_first_trial_and_never_the_clock(
+    tmp_path: Path, work: tuple[float, float], winner: int
+) -> None:
+    params = stage.resolve(sweep.Params, tables(), "experiments", "kuka-no-canvas")
+    rows = [
+        {"trial": trial, "temporal_scale": scale, "fvd": 9.0, "milliseconds_per_frame": time, "status": "finished",
+         "gigaflops_per_frame": work[trial]}
+        for trial, (scale, time) in enumerate([(1.2, 2.0), (1.5, 1.0)])
+    ]  # fmt: skip
+    table, best = sweep.write_tables(rows, params.search, tmp_path)
+    assert best["trial"] == winner
+    assert table["front"].tolist() == [False, True]
+
+
 @pytest.mark.faults
 def test_an_ablation_samples_both_models_with_equal_draws(here: Path, parts: Path) -> None:
     write_clips(here / "clips", "test")
