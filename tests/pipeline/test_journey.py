@@ -111,6 +111,17 @@ def test_another_sampler_value_trains_nothing_again(journey, tmp_path):
     assert "Running stage 'sweep@kuka-no-canvas'" not in told
 
 
+@pytest.mark.faults
+def test_the_same_videos_give_the_same_clips_and_the_same_latents_the_same_model(journey, tmp_path):
+    folder = copy(journey, tmp_path)
+    before = (folder / "dvc.lock").read_text(encoding="utf-8")
+    run(folder, "dvc", "repro", "--force", "--single-item", "preprocess@kuka")
+    run(folder, "dvc", "repro", "--force", "--single-item", "train@kuka-canvasmar")
+    after = (folder / "dvc.lock").read_text(encoding="utf-8")
+    wanted = ("preprocess@kuka", "train@kuka-canvasmar")
+    assert outs(before, wanted) == outs(after, wanted)
+
+
 def test_the_same_seed_gives_the_same_videos(journey, tmp_path):
     folder = copy(journey, tmp_path)
     before = (folder / "dvc.lock").read_text(encoding="utf-8")
