@@ -27,7 +27,7 @@ from components.training.loop import Training
 from components.training.optimizer import RecipeConfig
 
 PRESET = choices.ROOT / "presets" / "compare.yaml"
-FRAMES, CONTEXT = 9, 1  # latent frames of a clip, and of its context
+FRAMES, CONTEXT = 11, 3  # latent frames of a clip, and of its context
 DRAWS = 16  # steps over which FLOP are averaged, since they depend on random masks and targets
 COLUMNS = (
     "family", "batch", "parameters M", "sets", "first frame ms", "clip ms", "sampling MB", "first frame, of anchor",

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from benchmarks import families
 from components.foundation.config import parse, plain, read_yaml
 from components.metrics.distances.fvd import ProtocolConfig
 from components.models.canvasmar.model import CanvasMARConfig
@@ -229,7 +230,7 @@ def test_the_models_of_the_comparison_have_as_many_parameters_as_canvasmar_withi
         with torch.device("meta"):
             model = Row("compare", row).model.build()
         counts[row] = sum(parameter.numel() for parameter in model.parameters())
-    assert counts == {row: pytest.approx(counts["kuka-canvasmar"], rel=0.05) for row in counts}
+    assert counts == {row: pytest.approx(counts["push-no-actions"], rel=0.05) for row in counts}
 
 
 def test_the_trainings_of_the_comparison_take_as_much_arithmetic_as_canvasmars_within_a_twentieth() -> None:
@@ -238,27 +239,33 @@ def test_the_trainings_of_the_comparison_take_as_much_arithmetic_as_canvasmars_w
         chosen = Row("compare", row)
         with torch.device("meta"):
             model = chosen.model.build()
-        clip = torch.zeros(1, 9, *chosen.model.latent)
+        clip = torch.zeros(1, families.FRAMES, *chosen.model.latent)
         step = plan.flops(model, plan.draw_steps(model, clip, 0, range(16)), clip)  # masks and targets differ by step
         work[row] = chosen.recipe.steps * chosen.recipe.batch * step
-    assert work == {row: pytest.approx(work["kuka-canvasmar"], rel=0.05) for row in work}
+    assert work == {row: pytest.approx(work["push-no-actions"], rel=0.05) for row in work}
 
 
-def test_the_rows_of_the_comparison_differ_in_model_sampler_and_length_of_training_alone() -> None:
-    content, default = tables("compare"), tables("kuka")
+def test_the_rows_of_the_comparison_differ_in_model_sampler_and_recipe_alone() -> None:
+    content, default = tables("compare"), tables("default")
     rows = [
         {table: name for table, name in row.items() if table not in ("model", "sampler", "recipe")}
         for row in content["experiments"].values()
     ]
     assert all(row == rows[0] for row in rows)
     for recipe in (name for name in content["recipes"] if name != "vae"):
-        length = {name: content["recipes"][recipe][name] for name in ("steps", "warmup")}
-        assert content["recipes"][recipe] == default["recipes"]["model"] | length
+        own = {name: content["recipes"][recipe][name] for name in ("steps", "warmup", "learning_rate")}
+        assert content["recipes"][recipe] == default["recipes"]["model"] | own
     for table in ("simulations", "datasets", "autoencoders", "protocols"):
         assert content[table] == default[table]
-    assert content["models"]["canvas"] == default["models"]["canvas"]
+    assert content["models"]["no-actions"] == default["models"]["no-actions"]
     assert content["recipes"]["model"] == default["recipes"]["model"]
-    assert content["samplers"]["default"] == default["samplers"]["default"]
+
+
+def test_the_costs_of_the_comparison_are_those_of_its_clips() -> None:
+    row = Row("compare", "push-no-actions")
+    stride = row.autoencoder.stride_time
+    assert families.FRAMES == -(-row.dataset.frames // stride)
+    assert families.CONTEXT == -(-row.protocol.context // stride)
 
 
 def test_the_ablation_is_the_papers_figure_and_trains_nothing_new() -> None:
