@@ -23,11 +23,10 @@ RESIZE: Final = "antialiased bilinear interpolation"  # the method that resizes 
 class ProtocolConfig(Config):
     """Settings that define an FVD: two scores are comparable only if all of them are equal."""
 
-    name: str
+    name: str  # shown in the report
     clips: Several  # test clips that provide context and truth; test videos if starts are random
     samples: Count  # K, predictions per clip
-    # first: the first clip of each video; random: K random clips of each video, real clips too (DFVD)
-    start: Literal["first", "random"]
+    start: Literal["first", "random"]  # first: the first clip of each video; random: K random clips of each (DFVD)
     context: Count  # pixel frames of the context
     context_scored: bool  # whether the scored clips include the real context, on both sides, or predicted frames only
     frames: Count  # pixel frames predicted

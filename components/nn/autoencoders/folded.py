@@ -45,13 +45,13 @@ class FoldedVAEConfig(Config):
     each other latent frame encodes stride_time pixel frames.
     """
 
-    dataset: str
-    recipe: str
-    frames: Count
+    dataset: str  # entry of `datasets` whose clips it is trained on
+    recipe: str  # entry of `recipes`
+    frames: Count  # pixel frames of a clip
     resolution: tuple[Count, Count]  # height, width
     precision: Precision  # of encoding and decoding with the trained VAE; its training uses the recipe's precision
-    stride_time: Literal[1, 2, 4]
-    stride_space: Literal[4, 8, 16]
+    stride_time: Literal[1, 2, 4]  # pixel frames per latent frame, except for the first one
+    stride_space: Literal[4, 8, 16]  # pixels per latent pixel, in height and in width
     channels: Count  # of a latent frame
     width: Count  # channels of the blocks at twice the latents' height and width; at the latents' size twice as many
     depth: Count  # blocks at each of these two sizes, in the encoder and in the decoder
