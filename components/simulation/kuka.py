@@ -234,7 +234,7 @@ def _journey(
     turn: float,
     seconds: float,
 ) -> Iterator[tuple[tuple[float, float], float]]:
-    """Yield the gripper's target position (x, y) and turn every `seconds`.
+    """Yield the gripper's target, one for each interval of `seconds`: position (x, y) in metres, rotation in radians.
 
     The gripper moves straight from one random goal to the next; most goals lie behind an object.
     """

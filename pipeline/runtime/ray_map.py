@@ -47,8 +47,8 @@ class RayMap:
 
         Progress is shown under `label`, as a count of `total` units; `size` returns the units of an item. Items are
         taken from the iterable as workers become free, to save memory. Workers run in this process's folder. If a
-        worker dies, another one processes its item again. Raise the InputError that the function raised, or one if an
-        item's workers die three times.
+        worker dies, another one processes its item again. Raise the InputError that the function raised. Raise
+        InputError too if three workers die at one item.
         """
         results: dict[int, R] = {}
         with meter(label, total, unit) as progress:
