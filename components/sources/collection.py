@@ -173,7 +173,7 @@ def other_than(suffix: str, dataset: str) -> Callable[[Path], str | None]:
 
 
 def drawn(name: str, shares: Mapping[Split, float]) -> Split:
-    """Return the split of a video, by a hash of its name. `shares` are those of each split; train gets the rest."""
+    """Return the split of a video, by a hash of its name. `shares` maps splits to shares; train gets the rest."""
     number = derive("split", name) / _DRAWS
     for split, share in shares.items():
         if number < share:

@@ -266,7 +266,7 @@ def _folder(lock: Path) -> Path:
 
 
 def _measure(lock: Path) -> tuple[int, float]:
-    """Return the bytes of an entry and the time of its last use: that of its newest file, such as a checkpoint."""
+    """Return the size of an entry in bytes, and the time of its last use: the mtime of its newest file."""
     stats = [stat for path in _below(lock) if (stat := _stat(path)) is not None]
     return sum(stat.st_blocks * 512 for stat in stats), max((stat.st_mtime for stat in stats), default=0.0)
 

@@ -83,12 +83,14 @@ class FoldedVAEConfig(Config):
 
 
 class FoldedVAE(nn.Module):
-    """Encoder and decoder mirror each other: `depth` blocks at twice the latents' height and width, `depth` at theirs.
+    """Video VAE of residual blocks at two resolutions; the decoder mirrors the encoder.
 
-    Latent frame 0 encodes pixel frame 0, each later one the next stride_time frames. Blocks are initialised to the
-    identity and all other layers are linear. Training therefore starts from a linear autoencoder, which learns fast.
-    With `linear`, a linear path is added to the network, whose output is initially zero. Then `initialise_pca`
-    initialises the VAE to a PCA.
+    The encoder has `depth` blocks at twice the latents' height and width, then `depth` blocks at the size of the
+    latents. Latent frame 0 encodes pixel frame 0; each later latent frame encodes the next stride_time pixel frames.
+
+    Blocks are initialised to the identity and all other layers are linear. Training therefore starts from a linear
+    autoencoder, which learns fast. With `linear`, a linear path is added to the network, whose output is initially
+    zero. Then `initialise_pca` initialises the VAE to a PCA.
     """
 
     def __init__(self, config: FoldedVAEConfig, block: Block, padding: Padding) -> None:

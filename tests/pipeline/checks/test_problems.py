@@ -106,7 +106,7 @@ def test_all_problems_are_found_at_once_and_each_once() -> None:
 LABELS = {"kind": "label", "classes": ["a"], "drop": 0.0}
 RELATIVES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"condition": LABELS}, {"temporal_scale": 2.0}, "models.videomar.condition.drop is 0"),
-    ({"decoder.extent": [8, 16, 16]}, {}, "but 9 are trained on or predicted; set its first number to at least 9"),
+    ({"decoder.extent": [8, 16, 16]}, {}, "but the row trains on or predicts 9; set its first number to at least 9"),
     ({"condition": LABELS}, {}, "takes captions or labels, but datasets.kuka.words is null"),
 ]
 
