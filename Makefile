@@ -3,13 +3,13 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
 READY := $(VENV)/.ready
-# two processes of one thread each; the tests of a file stay together, because they share what is expensive
+# two processes of one thread each; the tests of a file run in one process, because they share expensive fixtures
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -q --numprocesses 2 --dist loadfile --durations 20
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro compare test test-faults test-all lint ui demo docs setup
 
-repro: $(READY) ## check params.yaml, then run the pipeline from videos to report, as far as it is out of date
+repro: $(READY) ## check params.yaml, then run the stages that are out of date, from videos to report
 	python -m pipeline.commands.cli check
 	dvc repro
 
@@ -25,7 +25,7 @@ compare: $(READY) ## compare all model families and write docs/comparison.md; re
 test: $(READY) ## run the tests: units, claims about whole models, and one small project from videos to report
 	$(PYTEST) -m "not faults"
 
-test-faults: $(READY) ## run the tests of kills, damage, clusters, networks and long runs; WITHIN=30 begins none after 30 minutes
+test-faults: $(READY) ## run the tests of kills, damage, clusters, networks and long runs; WITHIN=30 starts none after 30 minutes
 	$(PYTEST) -m faults $(if $(WITHIN),--within $(WITHIN))
 
 test-all: test test-faults ## run all tests
@@ -38,7 +38,7 @@ lint: $(READY) ## check style, formatting and types
 ui: $(READY) ## start the MLflow UI
 	canvasmar ui
 
-demo: $(READY) ## serve a local page on which trained rows continue a video
+demo: $(READY) ## serve a local page that shows predictions of the trained rows
 	canvasmar demo
 
 docs: $(READY) ## build the site in build/site; fails on a broken link

@@ -203,7 +203,10 @@ def summary(
 
 
 def unseen_clips(others: Sequence[int], count: int) -> list[int]:
-    """Return the clips to score the winner on again, none if fewer than two; warn if there are fewer than `count`."""
+    """Return the clips on which to score the winner again: the first `count` of `others`, with a warning if too few.
+
+    A score needs two clips, so return none if there are fewer.
+    """
     found = list(others[:count])
     if len(found) < count:
         complain(f"  search.unseen is {count}, but only {len(found)} clips come from videos that no trial uses")

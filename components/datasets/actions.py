@@ -108,8 +108,8 @@ def _ordered(path: Path, video: str, rows: Mapping[int, list[float]]) -> Float[n
 def matched(table: Table, videos: Collection[str], others: Collection[str]) -> Table:
     """Return the table with each spelling of a video's name replaced by the data set's own name.
 
-    `videos` must have actions; those of `others` are optional. Raises InputError if one of `videos` has no actions, or
-    if the table names an unknown video or spells one video in two ways.
+    Every video of `videos` needs actions; a video of `others` may have none. Raises InputError if one of `videos` has
+    no actions, or if the table names an unknown video or spells one video in two ways.
     """
     names = Names((*videos, *others))
     found: dict[str, Float[ndarray, "_ i"]] = {}
@@ -132,7 +132,9 @@ def matched(table: Table, videos: Collection[str], others: Collection[str]) -> T
 def check_length(table: Table, video: str, frames: int) -> None:
     """Raise InputError unless the table has one row for each of the video's frames."""
     if (lines := len(table.videos[video])) != frames:
-        raise InputError(f"{table.path} has {lines} lines for {video}, which has {frames} frames; give one per frame")
+        raise InputError(
+            f"{table.path} has {lines} lines for {video}, which has {frames} frames; give one line per frame"
+        )
 
 
 def cut(rows: Float[ndarray, "f i"], first: int, frames: int, stride: int) -> Float[Tensor, "o i"]:

@@ -19,7 +19,7 @@ _SHOWN: Final = 3  # names listed in an error message
 
 
 def read(path: Path, videos: Collection[str], others: Collection[str]) -> dict[str, str]:
-    """Return the caption or the label of every video in a CSV file. Videos in `others` may lack one.
+    """Return the caption or the label of every video in a CSV file. Videos in `others` need no caption or label.
 
     Videos may be spelt in any way that `Names` finds. Raises InputError if the file or a column is missing, a line has
     too many or too few values, a video is listed twice or unknown, or one of `videos` has no caption or label.

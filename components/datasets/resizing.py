@@ -11,8 +11,9 @@ Window = tuple[int, int, int, int]  # top, left, height, width in pixels
 def window(shape: tuple[int, int], size: tuple[int, int], pixel: float = 1.0) -> Window:
     """Return the central part of pictures of `shape` that `fit` keeps for frames of `size` (both height, width).
 
-    `pixel` is the width of a pixel of the pictures relative to its height. The part has the shown aspect ratio of
-    `size`. One surplus row or column of square pixels is cut off, because `write` adds one to make a size even.
+    `pixel` is the width of a pixel of the pictures, divided by its height. As players show it, the part has the aspect
+    ratio of `size`. If the pictures have square pixels and are one row or column larger than `size`, that row or column
+    is cut off, because `write` adds one to make a size even.
     """
     if pixel == 1 and all(0 <= old - new <= 1 for old, new in zip(shape, size, strict=True)):
         covered = size

@@ -25,7 +25,7 @@ class DamagedCheckpointError(InputError):
 
 
 def save(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write a checkpoint: tensors and plain values (`state`) and the identity of their run (`facts`).
+    """Write a checkpoint: tensors and plain values (`state`), and `facts`, which identify the training run.
 
     The checkpoint is written to a temporary folder, which is then renamed. An error while writing removes the temporary
     folder and leaves an older checkpoint of this name unchanged.

@@ -14,8 +14,8 @@ from components.models.layers.embeddings import FREQUENCIES, sinusoid
 class FlowHeadConfig(Config):
     """Size of the flow head, and its loss."""
 
-    width: Count
-    layers: Count
+    width: Count  # channels of the MLP
+    layers: Count  # residual blocks of the MLP
     repeats: Count  # noise samples of each token in a training step
     preconditioned: bool  # start from the exact velocity of unit Gaussian tokens (as EDM does); MAR starts from zero
 

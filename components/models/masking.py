@@ -19,9 +19,9 @@ Rule = Literal["motion_aware", "maskgit", "maskgit_plain", "random", "greedy"]
 class MaskConfig(Config):
     """Mask ratio in training: a normal distribution truncated to [low, 1] (MAR and NOVA: 1.0, 0.25, 0.7)."""
 
-    mean: Fraction
-    std: Positive
-    low: Share
+    mean: Fraction  # of the normal distribution before truncation
+    std: Positive  # of the normal distribution before truncation
+    low: Share  # smallest mask ratio
 
     @model_validator(mode="after")
     def _reaches(self) -> "MaskConfig":

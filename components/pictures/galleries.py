@@ -41,7 +41,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Filmstrip:
-    """Lanes of one clip. Columns show the frames `indices`; the first `context` columns are context."""
+    """Lanes of one clip. The columns show the frames with these `indices`; the first `context` columns are context."""
 
     name: str
     lanes: tuple[Lane, ...]

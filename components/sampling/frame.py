@@ -29,7 +29,7 @@ class SamplerConfig(Config):
     sets: Count  # autoregressive steps per frame, N_AR
     flow_steps: Count  # integration steps of the flow head; heun evaluates two velocities per step, the others one
     solver: Solver  # the paper uses euler
-    order: Rule
+    order: Rule  # rule of the generation order; motion_aware draws static tokens first
     temperature: NonNegative  # tau, temperature of the generation order
     temporal_scale: NonNegative  # w_t of Eq. 9
     canvas_scale: NonNegative  # w_s of Eq. 9; no effect on a model without a canvas

@@ -134,7 +134,7 @@ def _pybullet() -> tuple[Any, str]:
     except ImportError:
         raise InputError(
             "pybullet, which simulates the robot arm, is not installed (it has wheels for Linux with Python 3.10 and "
-            "3.11); install it, or choose a dataset of `kind: shapes`, which needs only numpy"
+            "3.11); install it, or choose a simulation of `kind: pusher` or `shapes`, which need only numpy"
         ) from None
     return pybullet, pybullet_data.getDataPath()
 
@@ -234,7 +234,7 @@ def _journey(
     turn: float,
     seconds: float,
 ) -> Iterator[tuple[tuple[float, float], float]]:
-    """Yield the gripper's target position (x, y) and turn every `seconds`.
+    """Yield the gripper's target, one for each interval of `seconds`: position (x, y) in metres, rotation in radians.
 
     The gripper moves straight from one random goal to the next; most goals lie behind an object.
     """

@@ -67,7 +67,10 @@ def simulate(config: PusherConfig, split: str, episode: int) -> Episode:
 
 
 class World:
-    """Physics state: positions (x, y) and velocities of the pusher (row 0) and the discs."""
+    """Physics state: positions (x, y) and velocities per frame of the pusher (row 0) and the discs.
+
+    The unit of length is the short side of the table.
+    """
 
     def __init__(self, rng: np.random.Generator, size: Float[ndarray, "2"], discs: int) -> None:
         self.rng, self.size = rng, size

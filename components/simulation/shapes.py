@@ -27,7 +27,7 @@ Side = Annotated[int, within(ge=16)]  # pixels
 
 
 class Episodes(Config):
-    """Number of episodes of each split."""
+    """Number of episodes, each one video, of each split."""
 
     train: Whole
     val: Whole
@@ -38,11 +38,11 @@ class Simulation(Config):
     """Settings common to all simulations: `resolution` is (height, width) in pixels, `objects` (minimum, maximum)."""
 
     episodes: Episodes
-    frames: Several
-    resolution: tuple[Side, Side]
-    objects: tuple[Count, Count]
+    frames: Several  # of each episode
+    resolution: tuple[Side, Side]  # height, width in pixels
+    objects: tuple[Count, Count]  # minimum and maximum number in an episode
     seed: Seed
-    fps: Annotated[int, within(ge=1, le=60)]
+    fps: Annotated[int, within(ge=1, le=60)]  # frames per second of simulated time and of the video files
 
     @model_validator(mode="after")
     def _objects_in_order(self) -> "Simulation":

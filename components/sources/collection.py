@@ -78,12 +78,12 @@ class Cutting(Config):
     job cuts `shard` videos into one shard; in memory it holds about one clip.
     """
 
-    path: str
-    frames: Count
-    stride: Count
-    step: Count
+    path: str  # folder of the videos, absolute or relative to the project
+    frames: Count  # of a clip
+    stride: Count  # a clip takes every stride-th frame of its video
+    step: Count  # video frames from the start of a clip to the start of the next one
     resolution: tuple[Count, Count]  # height, width in pixels
-    shard: Count
+    shard: Count  # videos whose clips share one file
     max_rejected: Fraction  # share of videos; a larger share fails the stage
     words: str | None  # a CSV file in the folder: columns video and caption, or video and label
     actions: str | None  # a CSV file in the folder: columns video, frame and at least one action, one line per frame
@@ -126,7 +126,7 @@ class FromFiles(Cutting):
     to one frame rate: each frame is the latest picture at its time.
     """
 
-    reader: video.Reader
+    reader: video.Reader  # auto: decord where it decodes the file correctly, else PyAV
     fps: Positive | None  # frames per second; null keeps every picture of each file
 
     @model_validator(mode="after")
@@ -146,7 +146,7 @@ class FromFiles(Cutting):
 class Published(Cutting):
     """A published data set in its official layout; `require_complete` makes an incomplete copy an error."""
 
-    require_complete: bool
+    require_complete: bool  # whether a missing video is an error
 
 
 def collect(
@@ -173,7 +173,7 @@ def other_than(suffix: str, dataset: str) -> Callable[[Path], str | None]:
 
 
 def drawn(name: str, shares: Mapping[Split, float]) -> Split:
-    """Return the split of a video, by a hash of its name. `shares` are those of each split; train gets the rest."""
+    """Return the split of a video, by a hash of its name. `shares` maps splits to shares; train gets the rest."""
     number = derive("split", name) / _DRAWS
     for split, share in shares.items():
         if number < share:

@@ -234,14 +234,14 @@ def finish(
     reports: Iterable[ShardReport],
     collection: Collection,
     config: DatasetConfig,
-    about: Mapping[str, str] | None = None,
-    given: actions.Table | None = None,
+    texts: Mapping[str, str] | None = None,
+    table: actions.Table | None = None,
 ) -> dict[str, float]:
     """Link the shards of `state` into `out` and write the index, the annotations, the video report and the manifest.
 
-    `about` maps each video to its caption or label, and `given` holds the actions of its frames; None without such
-    annotations. If two splits have videos with equal frames, only one split keeps its video. The written bytes do not
-    depend on the order of the reports.
+    `texts` maps each video to its caption or label, or is None if the data set has none. `table` holds the actions of
+    the frames of each video, or is None. If two splits have videos with equal frames, only one split keeps its video.
+    The written bytes do not depend on the order of the reports.
 
     Returns the numbers of videos and clips and the size of the shards as metrics. Raises InputError if more than
     `max_rejected` of the videos are rejected, or if a split with videos has no clip; rejected.json and rejected.html
@@ -264,10 +264,10 @@ def finish(
     left_reports = [report for report, _ in kept]
     files = {clips.INDEX: _write_index(out, left_reports, config.stride)}
     files |= dataset_report.write_readings(out, readings)
-    if about is not None:
-        files |= captions.write(out, {split: [about[cut.video] for cut in cuts] for split, cuts in _cuts(left_reports)})
-    if given is not None:
-        files |= actions.write(out, _actions(left_reports, given, config))
+    if texts is not None:
+        files |= captions.write(out, {split: [texts[cut.video] for cut in cuts] for split, cuts in _cuts(left_reports)})
+    if table is not None:
+        files |= actions.write(out, _actions(left_reports, table, config))
     manifest = ClipsManifest(
         shards=present,
         counts=counts,
@@ -298,16 +298,16 @@ def _cuts(reports: Sequence[ShardReport]) -> list[tuple[Split, list[Cut]]]:
     return [(split, [cut for report in reports if report.split == split for cut in report.clips]) for split in SPLITS]
 
 
-def _actions(reports: Sequence[ShardReport], given: actions.Table, config: DatasetConfig) -> actions.Stored:
-    """Return the actions of all clips. Raises InputError if a video has another number of frames than of csv lines."""
+def _actions(reports: Sequence[ShardReport], table: actions.Table, config: DatasetConfig) -> actions.Stored:
+    """Return the actions of all clips. Raises InputError unless the CSV file has one line per frame of each video."""
     for report in reports:
         for name, frames in report.lengths.items():
-            actions.check_length(given, name, frames)
+            actions.check_length(table, name, frames)
     stored = {}
     for split, cuts in _cuts(reports):
-        rows = [actions.cut(given.videos[cut.video], cut.first_frame, config.frames, config.stride) for cut in cuts]
-        stored[str(split)] = torch.stack(rows) if rows else torch.zeros(0, config.frames, len(given.columns))
-    return actions.Stored(given.columns, stored)
+        rows = [actions.cut(table.videos[cut.video], cut.first_frame, config.frames, config.stride) for cut in cuts]
+        stored[str(split)] = torch.stack(rows) if rows else torch.zeros(0, config.frames, len(table.columns))
+    return actions.Stored(table.columns, stored)
 
 
 def repaired(folder: Path, manifest: ClipsManifest, videos: Path, damaged: Shard, aside: Path) -> Shard:

@@ -26,8 +26,8 @@ class FoldersSplit(Config):
     """Split by top-level sub-folders, such as one per camera: listed ones go to val or test, all others to train."""
 
     kind: Literal["folders"]
-    val: tuple[str, ...]
-    test: tuple[str, ...]
+    val: tuple[str, ...]  # names of sub-folders
+    test: tuple[str, ...]  # names of sub-folders
 
     @model_validator(mode="after")
     def _apart(self) -> "FoldersSplit":
@@ -43,8 +43,8 @@ class HashSplit(Config):
     """
 
     kind: Literal["hash"]
-    val: Share
-    test: Share
+    val: Share  # about this share of the videos
+    test: Share  # about this share of the videos
 
     @model_validator(mode="after")
     def _leave_some(self) -> "HashSplit":
@@ -60,9 +60,9 @@ class ListsSplit(Config):
     """
 
     kind: Literal["lists"]
-    train: str
-    val: str
-    test: str
+    train: str  # path of the list, relative to the folder of the videos
+    val: str  # path of the list, relative to the folder of the videos
+    test: str  # path of the list, relative to the folder of the videos
 
 
 SplitConfig = NamedSplit | FoldersSplit | HashSplit | ListsSplit
@@ -93,8 +93,8 @@ def assign(config: SplitConfig, folder: Path, names: Collection[str]) -> Assignm
             for split, share in shares.items():
                 if share and split not in drawn.values():
                     raise InputError(
-                        f"none of the {len(drawn)} videos in {folder} is drawn for {split}, whose share is {share:g}; "
-                        "raise the share, or split by folders or lists"
+                        f"none of the {len(drawn)} videos in {folder} is assigned to {split}, whose share is "
+                        f"{share:g}; raise the share, or split by folders or lists"
                     )
             return Assignment(drawn, ())
         case ListsSplit():

@@ -117,7 +117,7 @@ def write(path: Path, provenance: Provenance) -> Path:
 
 
 def read(path: Path) -> Provenance | None:
-    """Read the provenance of a folder; None if it has no provenance file. Raises InputError if that is damaged."""
+    """Read the provenance of a folder; None if it has no provenance file. Raises InputError if the file is damaged."""
     file = beside(path)
     try:
         content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))

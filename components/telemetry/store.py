@@ -183,10 +183,10 @@ def check(where: str) -> None:
 
 
 def relocate(where: str) -> None:
-    """Let a SQLite store that was moved or copied name the artifacts that lie beside its file now.
+    """Correct the artifact locations in a SQLite store that was moved or copied: the artifacts lie beside its file.
 
-    MLflow stores absolute locations. Without this, a moved project would write artifacts into its former folder, and a
-    copy into the original. A no-op for other stores, and for artifacts that do not lie beside the file on purpose.
+    MLflow stores absolute locations. Otherwise a moved project would write artifacts into its former folder, and a copy
+    into the original. A no-op for other stores, and if the user has chosen another location for the artifacts.
     """
     file = database(where)
     if file is None or not file.exists():

@@ -213,7 +213,7 @@ class Run:
             self._attempt("parameters", partial(self._client.log_batch, self.id, params=part))
 
     def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values under names that MLflow accepts, and warn once of each name that is not the given one."""
+        """Return the values under names that MLflow accepts, and warn once about each name that had to change."""
         names = {key: mlflow_names.accepted(key) for key in values}
         changed = [key for key, name in names.items() if name != key and key not in self._renamed]
         if changed:

@@ -43,37 +43,37 @@ class PhaseConfig(Config):
     A field that is null takes its value from the recipe or the model.
     """
 
-    steps: Count
-    batch: Count | None
+    steps: Count  # optimiser steps
+    batch: Count | None  # clips per step over all workers
     learning_rate: Positive | None
     frames: Several | None  # number of latent frames, from the start of each clip
     resolution: tuple[Count, Count] | None  # height, width in pixels that clips are resized to
-    frame_noise: Interval | None
-    canvas_noise: Interval | None
+    frame_noise: Interval | None  # interval of r, Eq. 11
+    canvas_noise: Interval | None  # interval of r', Eq. 12
 
 
 class RecipeConfig(Config):
     """Settings of a training run, the same for an autoencoder and for a video model."""
 
     seed: Seed
-    steps: Count
+    steps: Count  # optimiser steps
     batch: Count  # clips per step over all workers
     micro_batch: Count | None  # clips per worker and forward pass, with gradient accumulation; null: its whole share
-    learning_rate: Positive
-    schedule: Literal["constant", "cosine"]
+    learning_rate: Positive  # after the warm-up
+    schedule: Literal["constant", "cosine"]  # after the warm-up; cosine falls to 1 % of the learning rate
     warmup: Whole  # steps of linear warm-up
-    weight_decay: NonNegative
+    weight_decay: NonNegative  # of AdamW
     clip: Positive  # gradient norm above which gradients are clipped
     ema: Share  # decay of the averaged weights per step
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16"]  # bfloat16: autocast; weights and optimiser stay in float32
     activation_checkpointing: bool  # recompute the activations of blocks in the backward pass to save memory
     compile: bool  # with torch.compile, which needs a C++ compiler
     workers: Count | FewestMost  # a number; [fewest, most]: as many as the cluster has resources for
     parallel: Literal["ddp", "fsdp"]  # ddp: each worker holds the whole model; fsdp: a shard of every weight
     log_every: Count  # steps
-    validate_every: Count
-    validation_clips: Whole
-    checkpoint_every: Count
+    validate_every: Count  # steps
+    validation_clips: Whole  # number of clips of each validation
+    checkpoint_every: Count  # steps; also the largest number of steps that a killed run repeats
     keep: Count  # number of newest checkpoints to keep, besides the best by validation loss
     start: StartConfig | None  # null: random weights
     phases: tuple[PhaseConfig, ...]  # run in this order; empty: a single phase of `steps` steps

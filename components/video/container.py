@@ -97,7 +97,7 @@ def _header(path: Path, container: Any, stream: Any, streams: int) -> Header:
 
 
 def _end(form: str, stream: Any) -> float | None:
-    """Return where the container says that the video stream ends, whatever the length of the sound."""
+    """Return the end of the video stream in seconds, as the container states it; the sound may be longer."""
     if form in (lengths.MOV, lengths.AVI) and stream.duration:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     if form == lengths.MATROSKA:
@@ -124,7 +124,7 @@ def _unreadable(path: Path) -> str:
 
 
 def may_be_empty(codec: str, packet: Any) -> bool:
-    """Return whether a packet may hold no picture but repeat the one before, as those of MPEG-4 of a few bytes do."""
+    """Return whether a packet may hold no picture: an MPEG-4 packet of a few bytes repeats the previous picture."""
     return codec == "mpeg4" and packet.size <= _EMPTY
 
 

@@ -1,8 +1,8 @@
-"""Read a few frames from anywhere in a long video, without decoding the frames before them where possible.
+"""Read a few frames from anywhere in a long video, without decoding all frames before them where possible.
 
-The time is that of reading the packets of the whole file, once or twice, and of decoding the groups of pictures around
-the frames. The memory is that of a few frames and of about 80 bytes for each packet. `read` says in which files all
-pictures before are decoded, a few held at a time.
+Reading takes the time to read the packets of the whole file, once or twice, and to decode the groups of pictures around
+the frames. It takes the memory of a few frames, and about 80 bytes for each packet. In some files, listed at `read`,
+all pictures from the beginning are decoded, with a few in memory at a time.
 """
 
 import contextlib
@@ -42,13 +42,13 @@ def read(path: Path, size: tuple[int, int], start: float, count: int) -> Excerpt
     """Return `count` frames, or fewer at the end, starting with the picture that is shown at `start` seconds.
 
     The packets of the whole file are read, but only the pictures from the preceding key frame on are decoded. In mp4,
-    mov, mkv and webm files, decord seeks there if it can read the file; its first picture must equal PyAV's. All
-    pictures from the beginning are decoded if no key frame lies between, or if the packets do not show the number and
-    the order of the pictures: missing or repeated time stamps (raw streams), jumps of the clock or lost packets (joined
-    transport streams), a truncated file, MPEG-4 packets that may hold no picture, false key frames, and interlaced
-    pictures of two packets each.
+    mov, mkv and webm files, decord decodes them if it can read the file and its first picture equals PyAV's. All
+    pictures from the beginning are decoded if only the first key frame lies before `start`, or if the packets do not
+    show the number and the order of the pictures: missing or repeated time stamps (raw streams), jumps of the clock or
+    lost packets (joined transport streams), a truncated file, MPEG-4 packets that may hold no picture, false key
+    frames, and interlaced pictures of two packets each.
 
-    Raises InputError for a bad file as `video.scan` does, except for damage before that is not decoded, and if the
+    Raises InputError for a bad file as `video.scan` does, except for damage in parts that are not decoded, and if the
     video ends before `start`.
     """
     if start == 0:
@@ -67,8 +67,8 @@ def read(path: Path, size: tuple[int, int], start: float, count: int) -> Excerpt
 def part(path: Path, size: tuple[int, int], first: int, count: int) -> Excerpt:
     """Return `count` frames from index `first` on, or fewer at the end of the video.
 
-    Decodes what `read` does, and only the frames themselves if `first` is 0. Raises InputError as `read` does, and if
-    there is no such frame.
+    Decodes the same pictures as `read`; if `first` is 0, only the returned frames. Raises InputError as `read` does,
+    and if the video has no frame with this index.
     """
     if first == 0:
         return _excerpt(_from_begin(path, 0), size, count, 0, "pyav", "the excerpt begins the video")
@@ -102,10 +102,10 @@ def last(path: Path, size: tuple[int, int], most: int) -> Excerpt:
 
 
 def newest(path: Path, size: tuple[int, int], first: int, count: int | None, most: int) -> Excerpt:
-    """Return the last `most` of the `count` frames from index `first` on, or of all from there on if `count` is None.
+    """Return the last `most` of the `count` frames from index `first` on; if `count` is None, of all frames from there.
 
-    If the video ends earlier, the frames that are left are returned, possibly none. Raises InputError as `part` and
-    `last` do.
+    If the video has fewer than `count` frames there, return the frames that it has, possibly none. Raises InputError as
+    `part` and `last` do.
     """
     if count is not None:
         needed = min(count, most)
@@ -126,7 +126,7 @@ def limited(path: Path, size: tuple[int, int], most: int) -> UInt8[Tensor, "f c 
 
 
 def _jumped(path: Path, size: tuple[int, int], listing: Listing, first: int, count: int) -> Excerpt:
-    """Return the frames from the one with index `first` on, by the reader and from the place that the file allows."""
+    """Return `count` frames from index `first` on, decoded from a key frame if possible, by decord or else by PyAV."""
     reason = listing.doubt or listing.refusal or ""
     for start in jumps.starts(listing, first):
         if not reason and listing.indexed:
@@ -158,9 +158,10 @@ def _excerpt(
 
 
 def _played(path: Path, start: float) -> tuple[int, Iterator[Picture]]:
-    """Return the index of the picture that is shown at `start` seconds, and the pictures from it on.
+    """Return the index of the picture that is shown at `start` seconds, and the pictures from this index on.
 
-    All pictures are decoded, and their time stamps read as in `video.scan`. Raises InputError if the video ends before.
+    All pictures are decoded, and their time stamps are read as in `video.scan`. Raises InputError if the video ends
+    before `start`.
     """
     with container.opened(path) as film:
         clock = Clock(film.header.nominal, film.header.form)
@@ -180,12 +181,12 @@ def _ends(path: Path, end: float, start: float) -> InputError:
 
 
 def _from_begin(path: Path, first: int) -> Iterator[Picture]:
-    """Yield the pictures from the one with index `first` on, by PyAV, of which all before are decoded too."""
+    """Yield the pictures from index `first` on. PyAV decodes all pictures from the beginning of the file."""
     with container.opened(path) as film:
         found = False
         for picture in itertools.islice(pyav_reader.pictures(film, []), first, None):
             found = True
             yield picture
     if not found:
-        told = f"ends before frame {first}; start earlier" if first else "has no frames; copy it again or remove it"
-        raise InputError(f"{path} {told}")
+        problem = f"ends before frame {first}; start earlier" if first else "has no frames; copy it again or remove it"
+        raise InputError(f"{path} {problem}")

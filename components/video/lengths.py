@@ -45,7 +45,7 @@ def missing_bytes(path: Path, form: str) -> int | None:
 
 
 def _boxes(file: BinaryIO, size: int) -> int:
-    """Return where the last box of an mp4 or mov file ends."""
+    """Return the byte offset of the end of the last box of an mp4 or mov file."""
     end = 0
     while end < size:
         file.seek(end)
@@ -62,7 +62,7 @@ def _boxes(file: BinaryIO, size: int) -> int:
 
 
 def _matroska(file: BinaryIO) -> int | None:
-    """Return where the segment of a Matroska file ends; None if its size is unknown."""
+    """Return the byte offset of the end of a Matroska file's segment; None if the segment's size is unknown."""
     head = file.read(4096)
     if not head.startswith(_HEADER):
         return None
@@ -77,7 +77,7 @@ def _matroska(file: BinaryIO) -> int | None:
 
 
 def _riff(file: BinaryIO, size: int) -> int | None:
-    """Return where the last RIFF chunk of an AVI file ends; None if a chunk's size was never written."""
+    """Return the byte offset of the end of an AVI file's last RIFF chunk; None if a chunk's size was never written."""
     end = 0
     while end < size:
         file.seek(end)

@@ -72,7 +72,7 @@ class Clock:
         self._shortest, self._widest = math.inf, 0.0
 
     def __call__(self, stamp: float) -> float:
-        """Return the seconds from the first picture to the one with this time stamp, the next of the video."""
+        """Return the seconds from the first picture to the next one, with this time stamp. Call once per picture."""
         if self._steps:
             step = stamp - self._stamp
             if not 0 < step <= self._longest:  # also if a time stamp is NaN

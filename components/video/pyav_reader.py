@@ -96,10 +96,10 @@ class DecodingError(Exception):
 def numbered(
     film: Film, packets: Iterable[tuple[int, Any]], expendable: Callable[[int], bool]
 ) -> Iterator[tuple[int | None, Any]]:
-    """Decode packets, each with a number; yield the frames in the order of showing, each with its packet's number.
+    """Decode numbered packets; yield the frames in presentation order, each with the number of its packet.
 
-    The packets may begin anywhere in the file. The frames have the numbers as their time stamps. Raises DecodingError
-    if a packet cannot be decoded that is not `expendable`.
+    The packets may begin anywhere in the file. The number is also the frame's time stamp. Raises DecodingError if a
+    packet cannot be decoded, unless `expendable(number)` is true.
     """
     context = _strict(film)
     for number, packet in packets:
@@ -207,7 +207,7 @@ def _flushed(context: Any) -> list[Any]:
 
 
 def _accept_end(film: Film, doubts: list[str], known: bool) -> None:
-    """Note that the last picture cannot be decoded. Raises InputError if the container is whole."""
+    """Accept that the last picture cannot be decoded: add a doubt. Raises InputError if no bytes are missing."""
     if film.header.missing == 0:
         raise _damaged(film)
     if not known:

@@ -181,7 +181,7 @@ class _Passage:
             self._pass_on(self._rate.finish(self._clock.after(self.end)))
 
     def frames(self, chunk: Chunk) -> Iterator[UInt8[Tensor, "f c h w"]]:
-        """Yield the frames that a chunk completes."""
+        """Yield the resized frames of a chunk; at a fixed rate, the frames whose time lies before the chunk's end."""
         pictures = chunk.pictures
         self._repeats += sum(map(_equal, self._before, pictures)) + _repeats(pictures)
         self._before = [pictures[-1].copy()]
@@ -214,7 +214,7 @@ class _Passage:
 
 
 def _examined(path: Path, reader: Reader) -> tuple[Header, decord_reader.Look | None, str]:
-    """Return a file's header, what decord has to know to read it or None if PyAV reads it, and why this reader."""
+    """Return a file's header, decord's inspection of it (None if PyAV reads the file), and why this reader reads it."""
     with container.opened(path) as film:
         header = film.header
         if reader == "pyav":
@@ -247,11 +247,11 @@ def _length_doubts(path: Path, header: Header, passage: _Passage) -> list[str]:
     if stated is None and header.form in lengths.STATED and end < (1 - lengths.MOST_MISSING) * header.duration - 1:
         stated = header.duration if container.last_moment(path) < (1 - lengths.MOST_MISSING) * header.duration else None
     if stated is not None:
-        lacking, told = stated - end, f"its pictures end at {end:.3g} s, but its container states {stated:.3g} s"
+        lacking, reason = stated - end, f"its pictures end at {end:.3g} s, but its container states {stated:.3g} s"
         if header.missing is None and lacking > lengths.MOST_MISSING * stated + header.nominal:
-            raise InputError(f"{path} is truncated: {told}; copy it again or remove it")
+            raise InputError(f"{path} is truncated: {reason}; copy it again or remove it")
         if lacking > _LENGTH_TOLERANCE * stated + header.nominal:
-            doubts.append(told)
+            doubts.append(reason)
     return doubts
 
 

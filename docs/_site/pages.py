@@ -1,4 +1,4 @@
-"""What the site holds beside its written pages: every page that no list names, the reference, the params schema."""
+"""Hooks of mkdocs: generate pages from the code, and add the pages that mkdocs.yml does not list to the navigation."""
 
 import importlib
 import inspect
@@ -14,21 +14,10 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("components", "pipeline")
-# each table of params.yaml, and a stage that takes an entry of it
-TABLES = {
-    "simulations": "simulate",
-    "datasets": "preprocess",
-    "autoencoders": "train_vae",
-    "models": "train",
-    "recipes": "train",
-    "samplers": "sweep",
-    "searches": "sweep",
-    "protocols": "evaluate",
-}
 
 
 def on_config(config: Any) -> Any:
-    """Adds to the navigation what it does not name."""
+    """Add the pages to the navigation that it does not list."""
     nav = config.nav
     named = set(re.findall(r"[\w/.-]+\.md", str(nav)))
     others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
@@ -42,7 +31,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages that are made of the code."""
+    """Add the pages that are generated from the code."""
     made = {"reference/params.md": parameters(), "tried.md": (ROOT / "LAB.md").read_text(encoding="utf-8")}
     made["results.md"] = results()
     for package, folder, name in packages():
@@ -58,7 +47,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def results() -> str:
-    """The committed numbers of `evaluate`, a column for each row of the table of experiments."""
+    """Return the page of the committed metrics of `evaluate`, with a column for each row of `experiments`."""
     rows = {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted((ROOT / "metrics/evaluate").glob("*"))
@@ -66,8 +55,8 @@ def results() -> str:
     names = sorted({name for numbers in rows.values() for name in numbers})
     lines = [
         "# Results\n",
-        "The numbers of the last committed run of `params.yaml` as it is committed, as `dvc metrics show` prints them.",
-        "How to read them stands in the [concepts](concepts.md), and beside each in the report, with its interval.\n",
+        "The metrics of the last committed run of `params.yaml`, as `dvc metrics show` prints them.",
+        "[Scores](scores.md) defines each metric. The report also shows the intervals.\n",
         f"| | {' | '.join(rows)} |",
         "|---|" + "---|" * len(rows),
     ]
@@ -78,7 +67,7 @@ def results() -> str:
 
 
 def packages() -> Iterator[tuple[str, str, str]]:
-    """Package, folder in it and page."""
+    """Yield each package's name, its folder below the top-level package, and the path of its page."""
     for package in PACKAGES:
         folders = [path.parent.relative_to(ROOT / package).as_posix() for path in (ROOT / package).rglob("__init__.py")]
         for folder in sorted("" if name == "." else name for name in folders):
@@ -86,23 +75,23 @@ def packages() -> Iterator[tuple[str, str, str]]:
 
 
 def parameters() -> str:
-    """The params file, table by table: each field, what it may be, and the comment beside it in the code."""
+    """Return the page of params.yaml, table by table: each field, its type, and the comment beside it in the code."""
     sys.path.insert(0, str(ROOT))
+    entries = importlib.import_module("pipeline.checks.entries")
     lines = [
         "# Parameters\n",
-        "`params.yaml` holds these tables of named entries. Every field must be there: code has no defaults.\n",
+        "`params.yaml` holds these tables of named entries, and [`prices`](../cluster.md#what-it-costs). "
+        "Every field is required, because the code has no defaults.\n",
     ]
-    for table, name in TABLES.items():
-        stage = importlib.import_module(f"pipeline.{name}")
+    for table, (_, kind) in entries.KINDS.items():
         lines.append(f"## {table}\n")
-        field = "search" if table == "searches" else table.removesuffix("s")
-        for schema in schemas(stage.Params.model_fields[field].annotation):
+        for schema in dict.fromkeys(schemas(kind)):
             lines += described(schema, 3)
     return "\n".join(lines)
 
 
 def schemas(annotation: Any) -> Iterator[type]:
-    """The config classes in a type, in their order."""
+    """Yield the config classes of a type, in their order."""
     if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
         yield annotation
     for part in get_args(annotation):
@@ -110,8 +99,8 @@ def schemas(annotation: Any) -> Iterator[type]:
 
 
 def described(schema: Any, level: int) -> list[str]:
-    """One class as a heading, its docstring and a table of its fields; classes among its fields follow."""
-    source = inspect.getsource(schema)
+    """Return the lines of one class: a heading, its docstring, a table of its fields, and the classes of its fields."""
+    source = "\n".join(inspect.getsource(base) for base in schema.__mro__ if base.__module__.startswith(PACKAGES))
     lines = [f"{'#' * level} {schema.__name__}\n", f"{inspect.getdoc(schema)}\n", "| field | type | |", "|---|---|---|"]
     inner = []
     for name, field in schema.model_fields.items():
@@ -126,7 +115,7 @@ def described(schema: Any, level: int) -> list[str]:
 
 
 def written(annotation: Any) -> str:
-    """A type as a person writes it."""
+    """Return the name of a type as a reader of YAML writes it."""
     if get_origin(annotation) is Annotated:
         return written(get_args(annotation)[0])
     if annotation is type(None):

@@ -276,8 +276,8 @@ def _positions(check: ParamsCheck, row: Row, module: Any) -> None:
     reach = max(vae.latent[0], given + predicted)
     if decoder is not None and reach > decoder.extent[0]:
         check.problem(
-            f"{row.path('model')}.decoder.extent reaches {decoder.extent[0]} latent frames, but {reach} are trained on "
-            f"or predicted; set its first number to at least {reach}"
+            f"{row.path('model')}.decoder.extent reaches {decoder.extent[0]} latent frames, but the row trains on or "
+            f"predicts {reach}; set its first number to at least {reach}"
         )
 
 

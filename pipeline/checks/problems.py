@@ -61,7 +61,7 @@ def before_stage(tables: Mapping[str, Any], table: str | None, row: str | None, 
 
 
 def _rows(check: ParamsCheck, table: str, row: str) -> list[str]:
-    """Return the experiments that depend on an entry of a table whose rows a stage runs."""
+    """Return the names of the experiments that use the entry `row` of a table from which stages take their row."""
 
     def uses(*keys: str, names: tuple[str, ...] = (row,)) -> Callable[[str], bool]:
         return lambda name: any((check.tables["experiments"][name] or {}).get(key) in names for key in keys)

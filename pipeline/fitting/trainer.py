@@ -101,7 +101,7 @@ def clear(job: FitJob) -> None:
 
 
 def _scaling(recipe: RecipeConfig) -> tuple[Any, int]:
-    """Return Ray's scaling config for a recipe, and how many failed starts of the workers end the run."""
+    """Return Ray's scaling config for a recipe, and the number of failed starts of workers after which the run ends."""
     (fewest, most), (capacity, use_gpu) = recipe.num_workers, _capacity()
     if fewest > capacity:
         kind = f"{capacity} GPUs" if use_gpu else f"{capacity} CPUs and no GPU"
@@ -123,7 +123,7 @@ def _scaling(recipe: RecipeConfig) -> tuple[Any, int]:
 
 @contextmanager
 def _errors_explained(board: Any) -> Iterator[None]:
-    """Replace an error of Ray Train by the InputError of a worker, or by why workers were stopped or did not start."""
+    """Replace an error of Ray Train by an InputError: a worker's own, or why workers were stopped or did not start."""
     try:
         yield
     except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:

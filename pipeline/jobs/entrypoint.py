@@ -69,7 +69,7 @@ def _check_videos(root: Path) -> None:
 def _repro(targets: list[str]) -> int:
     """Run `dvc repro` on shared storage; while another job holds a stage that this one needs, wait. Return the status.
 
-    DVC itself fails at once if another process reads or writes a path that it wants to write or check.
+    Without the wait, DVC fails at once if it needs a path that another `dvc repro` is reading or writing.
     """
     waits = False
     while True:

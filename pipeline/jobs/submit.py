@@ -230,8 +230,8 @@ def _check_cluster(jobs: Any, submission: Submission, root: Path, name: str, run
         jobs.stop(probe)
         needed = f"{submission.cpus:g} CPUs and {submission.gpus:g} GPUs on one node"
         raise InputError(
-            f"the check of the cluster did not finish within {CHECK_SECONDS:.0f} s; it needs {needed}; "
-            "wait until they are free, or lower --cpus or --gpus"
+            f"the check of the cluster did not finish within {CHECK_SECONDS:.0f} s; it needs {needed}: "
+            "wait until these are free, or lower --cpus or --gpus"
         )
     log = jobs.log(probe)
     report = preflight.parse_report(log)

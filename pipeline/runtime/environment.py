@@ -47,7 +47,7 @@ def apply(root: Path) -> None:
 
 
 def variables(root: Path) -> dict[str, str]:
-    """Return all variables for the project in this folder, for a shell or for the workers of a cluster."""
+    """Return the environment variables for the project in this folder, for a shell or for the workers of a cluster."""
     return {
         **VARIABLES,
         **allocator.VARIABLES,

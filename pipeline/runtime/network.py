@@ -20,7 +20,7 @@ RAY_ADDRESS: Final = re.compile(r"(?:ray://)?(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+
 
 
 def require_loopback() -> None:
-    """Raise InputError if this machine cannot connect to itself; Ray would wait for minutes without a word."""
+    """Raise InputError if this machine cannot connect to itself; Ray would wait for minutes without a message."""
     try:
         with (
             socket.create_server((LOOPBACK, 0)) as server,
@@ -29,7 +29,7 @@ def require_loopback() -> None:
             pass
     except OSError as error:
         raise InputError(
-            f"this machine cannot connect to itself at {LOOPBACK} ({reason(error)}), but Ray's processes do; "
+            f"this machine cannot connect to itself at {LOOPBACK} ({reason(error)}), as Ray's processes have to; "
             "bring the loopback interface up, such as by `ip link set lo up`"
         ) from None
 

@@ -47,8 +47,8 @@ class RayMap:
 
         Progress is shown under `label`, as a count of `total` units; `size` returns the units of an item. Items are
         taken from the iterable as workers become free, to save memory. Workers run in this process's folder. If a
-        worker dies, another one processes its item again. Raise the InputError that the function raised, or one if an
-        item's workers die three times.
+        worker dies, another one processes its item again. Raise the InputError that the function raised. Raise
+        InputError too if three workers die at one item.
         """
         results: dict[int, R] = {}
         with meter(label, total, unit) as progress:
@@ -104,14 +104,14 @@ INLINE: Final = RayMap(1)
 
 
 def _death(error: ray.exceptions.RayError, index: int | None) -> InputError:
-    """Return why workers died again and again, and what to do."""
+    """Return the error for an item at which RETRIES + 1 workers died: the reason if Ray knows it, and what to do."""
     if message := cluster.memory_message(error):
         return InputError(message)
     where = "at its start" if index is None else f"at input {index + 1}"
     return InputError(
-        f"a worker process died {RETRIES + 1} times {where} without an error of Python, as when the system's memory is "
-        "full or a file crashes the library that reads it; close other programs or remove the file, then run the same "
-        "command again"
+        f"{RETRIES + 1} worker processes died {where} without a Python error; the system's memory may be full, or a "
+        "file may crash the library that reads it: close other programs or remove the file, then run the same command "
+        "again"
     )
 
 

@@ -136,12 +136,12 @@ class Experiment(Config):
 
     dataset: str  # for the autoencoder and the training
     scored_on: str  # data set of the validation and test clips for scoring
-    autoencoder: str
-    model: str
-    recipe: str
-    sampler: str
-    search: str
-    protocol: str
+    autoencoder: str  # entry of `autoencoders`
+    model: str  # entry of `models`
+    recipe: str  # entry of `recipes`, for the model
+    sampler: str  # entry of `samplers`, with which the search begins
+    search: str  # entry of `searches`
+    protocol: str  # entry of `protocols`
 
 
 @contextmanager

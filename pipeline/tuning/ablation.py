@@ -26,12 +26,12 @@ class AblationConfig(Config):
     dvc.yaml reads the names of these models and this sampler, so an ablation depends on no others.
     """
 
-    dataset: str
-    autoencoder: str
-    experiment: str
+    dataset: str  # entry of `datasets` whose test clips are predicted
+    autoencoder: str  # entry of `autoencoders`
+    experiment: str  # row of `experiments` whose trained model is sampled
     baseline: str  # a second experiment; the same as `experiment` if all arms sample one model
     sampler: str  # entry of `samplers` that holds the settings that arms do not vary
-    protocol: str
+    protocol: str  # entry of `protocols`
     along: Varied  # the setting on the horizontal axis of the figure
     arms: dict[str, ArmConfig]
     concurrent: Count  # points evaluated at the same time
@@ -90,7 +90,11 @@ def _samplers(name: str, arm: ArmConfig, sampler: SamplerConfig) -> list[Sampler
 
 
 def _others(name: str, arm: ArmConfig, indices: Mapping[str, range], count: int) -> list[int | None]:
-    """Return, for each point of the arm, the index of the point to compare with: one to one, or one for all."""
+    """Return, for each point of the arm, the index of the point to compare it with; None without `against`.
+
+    If the arm `against` has a single point, every point is compared with that. Otherwise point i is compared with the
+    other arm's point i.
+    """
     if arm.against is None:
         return [None] * count
     if arm.against not in indices:

@@ -37,14 +37,14 @@ class SamplingSearch(Config):
 
     kind: Literal["sampling"]
     space: Space  # keys are fields of SamplerConfig; the configured sampler is always the first trial
-    algorithm: Algorithm
+    algorithm: Algorithm  # how settings are chosen
     trials: Count  # total number, including the first trial
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]  # the first ranks; all form the Pareto front
     stopper: NoStopper  # early stopping does not apply: a trial has no intermediate scores
     clips: Several  # validation clips that score a trial
     unseen: Whole  # clips of other videos to score the winner again; no trial uses them
     concurrent: Count  # trials that run at the same time
-    seed: Seed
+    seed: Seed  # of the algorithm; the predictions use the seed of the protocol
 
 
 def suggester(sampler: SamplerConfig, search: SamplingSearch) -> Suggester:

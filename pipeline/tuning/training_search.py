@@ -21,14 +21,14 @@ class TrainingSearch(Config):
 
     kind: Literal["training"]
     space: Space  # paths below `model` and `recipe`; the first trial uses the current settings
-    algorithm: Algorithm
+    algorithm: Algorithm  # how settings are chosen
     trials: Count  # total number, including the first trial
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]  # the first ranks; all form the Pareto front
-    stopper: Stopper
+    stopper: Stopper  # ends bad trials early, or none
     steps: Count  # of a trial; the learning-rate schedule is scaled to this length
     report_every: Count  # steps between validations, after which the stopper may end a trial
     concurrent: Count  # maximum number of trials that run at the same time
-    seed: Seed
+    seed: Seed  # of the algorithm
 
 
 def suggester(content: Mapping[str, Any], search: TrainingSearch) -> Suggester:

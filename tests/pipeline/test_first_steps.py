@@ -26,14 +26,14 @@ def test_the_quickstart_is_short_and_continues_a_video(tmp_path):
     given = (str(folder), "kuka-canvasmar", str(folder / "videos" / "one.mp4"), str(out))
     done = run(sys.executable, str(SCRIPT), *given, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("its canvas came first") == 16
+    assert done.stdout.count("canvas predicted first") == 16
     assert len(video.read(out, (32, 32)).frames) == 17
 
 
 def test_the_quickstart_says_what_it_wants():
     done = run(sys.executable, str(SCRIPT), env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
     assert done.returncode == 1
-    assert done.stderr == "usage: python examples/quickstart.py PROJECT ROW VIDEO OUT.mp4, from the root.\n"
+    assert done.stderr == "usage: python examples/quickstart.py PROJECT ROW VIDEO OUT.mp4\n"
 
 
 def test_the_site_builds_without_a_broken_link_and_holds_every_parameter(tmp_path):

@@ -75,7 +75,7 @@ class _Writer(Protocol):
 
 
 class _UnixLines:
-    r"""Ends each row of a `csv.writer` in `\n`. The writer's own lines end in `\r\n`, so that it quotes both signs."""
+    r"""Ends each row of a `csv.writer` in `\n`. The writer's own rows end in `\r\n`: it then quotes `\r` and `\n`."""
 
     def __init__(self, file: io.TextIOBase) -> None:
         self._file = file

@@ -74,7 +74,7 @@ class Names:
         return self.find(text) or self.find(_LABEL.sub("", text))
 
     def example(self, text: str) -> str:
-        """Return an existing name for an error message: one with the same last part as `text`, or else any name."""
+        """Return an existing name for an error message: one with the same file name as `text`, or else any name."""
         last = plain(_LABEL.sub("", text)).rpartition("/")[2]
         alike = (name for name in self._names if plain(name).rpartition("/")[2] == last)
         return next(alike, min(self._names, default="folder/video.mp4"))

@@ -136,9 +136,9 @@ class Cache:
         return entry.path
 
     def prune(self) -> None:
-        """Delete entries unused for DAYS days, then the least recently used ones until SHARE is kept.
+        """Delete entries unused for DAYS days; then delete the least recently used ones while the cache is too large.
 
-        Locked entries are not deleted.
+        The cache may take the share SHARE of its own size plus the free disk space. Locked entries are not deleted.
         """
         entries = {lock: _measure(lock) for lock in self.folder.glob(f"*/*{_LOCK}")}
         total, free = sum(size for size, _ in entries.values()), shutil.disk_usage(self.folder).free
@@ -196,7 +196,7 @@ def digest(tensor: Tensor) -> str:
 
 @functools.cache
 def _prune_once(cache: Cache) -> None:
-    """Prune at the first use of a process: a stage adds no more than its own results."""
+    """Prune once in each process, when it first uses the cache: later, the stage adds only its own results."""
     cache.prune()
 
 
@@ -266,7 +266,7 @@ def _folder(lock: Path) -> Path:
 
 
 def _measure(lock: Path) -> tuple[int, float]:
-    """Return the bytes of an entry and the time of its last use: that of its newest file, such as a checkpoint."""
+    """Return the size of an entry in bytes, and the time of its last use: the mtime of its newest file."""
     stats = [stat for path in _below(lock) if (stat := _stat(path)) is not None]
     return sum(stat.st_blocks * 512 for stat in stats), max((stat.st_mtime for stat in stats), default=0.0)
 

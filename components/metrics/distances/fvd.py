@@ -23,11 +23,10 @@ RESIZE: Final = "antialiased bilinear interpolation"  # the method that resizes 
 class ProtocolConfig(Config):
     """Settings that define an FVD: two scores are comparable only if all of them are equal."""
 
-    name: str
+    name: str  # shown in the report
     clips: Several  # test clips that provide context and truth; test videos if starts are random
     samples: Count  # K, predictions per clip
-    # first: the first clip of each video; random: K random clips of each video, real clips too (DFVD)
-    start: Literal["first", "random"]
+    start: Literal["first", "random"]  # first: the first clip of each video; random: K random clips of each (DFVD)
     context: Count  # pixel frames of the context
     context_scored: bool  # whether the scored clips include the real context, on both sides, or predicted frames only
     frames: Count  # pixel frames predicted
@@ -153,7 +152,7 @@ def leaving_out(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: 
 
 
 def _leaving_out_parts(sides: list[list[Tensor]]) -> Callable[..., float]:
-    """Return the same function, computed from one Gaussian per block: its time does not grow with the clips."""
+    """Return the function of `leaving_out`, computed from one Gaussian per block, in a time independent of their size."""
     fitted = [[Gaussian.fit(part) for part in parts] for parts in sides]
 
     def without(*left_out: int) -> float:

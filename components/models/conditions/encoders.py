@@ -43,9 +43,10 @@ class ActionEncoder:
         return fingerprint({"scale": plain(self.scale), "frames": frames})
 
     def __call__(self, annotations: Float[Tensor, "b f i"]) -> Float[Tensor, "b l o"]:
-        """Return a vector for each transition: the concatenated actions of its pixel frames.
+        """Return a vector for each transition between latent frames: the standardised actions of its pixel frames.
 
-        Raises InputError for another number of columns, and for too few frames.
+        `annotations` are the actions of f pixel frames with i columns each; o is their product within a transition.
+        Raises InputError if the number of columns is not that of the model, or if there are too few frames.
         """
         parts = transitions(self.autoencoder, annotations.shape[1])
         if not parts:

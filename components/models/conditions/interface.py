@@ -28,7 +28,7 @@ class LabelConfig(Config):
     """Class labels: one one-hot vector with a channel for each class."""
 
     kind: Literal["label"]
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]  # all labels
     drop: Share  # condition dropout: probability per clip and training step
 
     @property

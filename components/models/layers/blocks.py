@@ -34,9 +34,9 @@ def without(segments: Segments, first: int) -> Segments:
 class ViTConfig(Config):
     """Size of a stack of blocks."""
 
-    width: Count
-    heads: Count
-    layers: Count
+    width: Count  # channels of a token
+    heads: Count  # attention heads
+    layers: Count  # blocks
     norm_first: bool  # LayerNorm before each sublayer (pre-norm); NOVA applies it after, inside the residual branch
 
     def check(self, name: str) -> None:

@@ -45,13 +45,13 @@ class FoldedVAEConfig(Config):
     each other latent frame encodes stride_time pixel frames.
     """
 
-    dataset: str
-    recipe: str
-    frames: Count
+    dataset: str  # entry of `datasets` whose clips it is trained on
+    recipe: str  # entry of `recipes`
+    frames: Count  # pixel frames of a clip
     resolution: tuple[Count, Count]  # height, width
     precision: Precision  # of encoding and decoding with the trained VAE; its training uses the recipe's precision
-    stride_time: Literal[1, 2, 4]
-    stride_space: Literal[4, 8, 16]
+    stride_time: Literal[1, 2, 4]  # pixel frames per latent frame, except for the first one
+    stride_space: Literal[4, 8, 16]  # pixels per latent pixel, in height and in width
     channels: Count  # of a latent frame
     width: Count  # channels of the blocks at twice the latents' height and width; at the latents' size twice as many
     depth: Count  # blocks at each of these two sizes, in the encoder and in the decoder
@@ -83,12 +83,14 @@ class FoldedVAEConfig(Config):
 
 
 class FoldedVAE(nn.Module):
-    """Encoder and decoder mirror each other: `depth` blocks at twice the latents' height and width, `depth` at theirs.
+    """Video VAE of residual blocks at two resolutions; the decoder mirrors the encoder.
 
-    Latent frame 0 encodes pixel frame 0, each later one the next stride_time frames. Blocks are initialised to the
-    identity and all other layers are linear. Training therefore starts from a linear autoencoder, which learns fast.
-    With `linear`, a linear path is added to the network, whose output is initially zero. Then `initialise_pca`
-    initialises the VAE to a PCA.
+    The encoder has `depth` blocks at twice the latents' height and width, then `depth` blocks at the size of the
+    latents. Latent frame 0 encodes pixel frame 0; each later latent frame encodes the next stride_time pixel frames.
+
+    Blocks are initialised to the identity and all other layers are linear. Training therefore starts from a linear
+    autoencoder, which learns fast. With `linear`, a linear path is added to the network, whose output is initially
+    zero. Then `initialise_pca` initialises the VAE to a PCA.
     """
 
     def __init__(self, config: FoldedVAEConfig, block: Block, padding: Padding) -> None:

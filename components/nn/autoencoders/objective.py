@@ -23,8 +23,8 @@ from components.nn.lpips import LPIPS
 class AdversarialConfig(Config):
     """The adversarial loss term: its weight, its first training step, and the size of the discriminator."""
 
-    weight: Positive
-    start: Whole  # first training step with it; before, reconstructions are too poor to judge
+    weight: Positive  # of the term in the loss
+    start: Whole  # first training step with the term; reconstructions of earlier steps are too poor to judge
     pairs: Count  # pairs of neighbouring frames from each clip, drawn anew in every step
     width: Count  # channels of the first layer
     depth: Annotated[int, within(ge=1, le=5)]  # layers; each halves height and width, later ones double channels
@@ -86,9 +86,9 @@ DISTANCES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
 class LPIPSConfig(Config):
     """The perceptual loss term: its weight, the stages of the network, and the frames of each clip that it uses."""
 
-    weight: Positive
-    net: Literal["vgg", "alex"]
-    stages: Annotated[int, within(ge=1, le=5)]
+    weight: Positive  # of the term in the loss
+    net: Literal["vgg", "alex"]  # VGG16 or AlexNet
+    stages: Annotated[int, within(ge=1, le=5)]  # number of leading stages of the network; 5 is the published LPIPS
     frames: Count  # frames of each clip, drawn anew in every step
 
 
@@ -98,8 +98,8 @@ class ObjectiveConfig(Config):
     Each term is a mean: over pixels, over the elements of the latents, over frames, and over patches.
     """
 
-    reconstruction: Literal["l1", "huber", "mse"]
-    kl: NonNegative
+    reconstruction: Literal["l1", "huber", "mse"]  # pixel loss
+    kl: NonNegative  # weight of the KL divergence
     lpips: LPIPSConfig | None
     adversarial: AdversarialConfig | None
 

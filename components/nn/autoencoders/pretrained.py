@@ -31,7 +31,7 @@ class DiffusersVAEConfig(Config):
     """Config of a published video VAE for clips of one length and size."""
 
     kind: Literal["diffusers"]
-    dataset: str
+    dataset: str  # entry of `datasets` whose clips it encodes
     recipe: str  # of its training; required, but unused if `objective` is null
     frames: Count
     resolution: tuple[Count, Count]  # height, width

@@ -1,8 +1,8 @@
-"""Decode pictures of a video from a key frame on, equal to those of decoding the video from its beginning.
+"""Seek to a key frame and decode from there, with the same pictures as by decoding the video from its beginning.
 
-Each packet gets its number as its time stamp, so that each decoded frame names its packet. A jump is accepted only if
-the packets after it are those of the listing, if the frame of the key frame is not predicted from other frames, and if
-every frame belongs to the packet whose picture is due.
+Each packet gets its number as its time stamp, so the time stamp of a decoded frame is the number of its packet. The
+result of a seek is used only if the packets after the seek equal the listed ones, if the key frame does not depend on
+other frames, and if the decoded frames belong to the expected packets.
 """
 
 import itertools
@@ -33,7 +33,7 @@ class JumpError(Exception):
 def starts(listing: Listing, first: int) -> Sequence[int]:
     """Return the packets with key frames from which the picture with index `first` may be decoded, the nearest first.
 
-    There are none if the packets leave doubts, or if the first key frame is the only one before the picture.
+    Return none if the listing is doubtful, or if only the first key frame of the file lies before the picture.
     """
     if listing.doubt or first >= len(listing.times):
         return ()
@@ -45,7 +45,7 @@ def starts(listing: Listing, first: int) -> Sequence[int]:
 
 
 def pictures(path: Path, listing: Listing, start: int, first: int) -> Iterator[Picture]:
-    """Yield the pictures from the one with index `first` on, decoded from the packet `start` on.
+    """Yield the pictures from index `first` on, decoded from the packet `start` on.
 
     Raises JumpError, possibly after some pictures, if they may differ from those of decoding the whole file.
     """
@@ -62,9 +62,10 @@ def pictures(path: Path, listing: Listing, start: int, first: int) -> Iterator[P
 
 @contextmanager
 def _opened(path: Path, listing: Listing, start: int) -> Iterator[tuple[Film, Iterator[tuple[int, Any]]]]:
-    """Open a file at a packet, and provide the packets from there on with their numbers.
+    """Open a file, seek to the packet `start`, and yield the file and the packets from `start` on with their numbers.
 
-    If the container leads to another place, all packets before are read, but not decoded.
+    If the seek ends at a later packet, read the file from its beginning and skip the packets before `start`. Raises
+    JumpError if that fails too.
     """
     for jumps in (True, False):
         with container.opened(path) as film:
@@ -76,7 +77,10 @@ def _opened(path: Path, listing: Listing, start: int) -> Iterator[tuple[Film, It
 
 
 def _sought(film: Film, listing: Listing, start: int, jumps: bool) -> Iterator[tuple[int, Any]] | None:
-    """Return the packets from `start` on; None if a jump leads to a place after it, or to other packets."""
+    """Return the packets from `start` on; None if a seek ends after `start`, or the packets differ from the listing.
+
+    `jumps`: whether to seek, or to read the file from its beginning.
+    """
     try:
         if jumps:
             film.container.seek(listing.stamp(start), stream=film.stream)
@@ -92,7 +96,7 @@ def _sought(film: Film, listing: Listing, start: int, jumps: bool) -> Iterator[t
 
 
 def _same(packets: Iterator[tuple[int, Any]], listing: Listing, start: int) -> Iterator[tuple[int, Any]]:
-    """Yield the packets from `start` on. Raises JumpError if one is not that of the listing."""
+    """Yield the packets from `start` on. Raises JumpError if a packet differs from the listing."""
     for number, packet in packets:
         if number >= len(listing.rows) or row(packet) != tuple(listing.rows[number].tolist()):
             raise JumpError
@@ -101,7 +105,7 @@ def _same(packets: Iterator[tuple[int, Any]], listing: Listing, start: int) -> I
 
 
 def _checked(frames: Numbered, start: int) -> Numbered:
-    """Yield the frames. Raises JumpError if one is damaged, or if that of the key frame depends on others."""
+    """Yield the frames. Raises JumpError if a frame is damaged, or if the key frame depends on other frames."""
     for number, frame in frames:
         if frame.is_corrupt or (number == start and frame.pict_type not in _INDEPENDENT):
             raise JumpError
@@ -109,7 +113,7 @@ def _checked(frames: Numbered, start: int) -> Numbered:
 
 
 def _ordered(frames: Numbered, listing: Listing, start: int, first: int) -> Iterator[Any]:
-    """Yield the frames from the one with index `first` on, where the times of the packets give their order."""
+    """Yield the frames from index `first` on, in the order of the packets' time stamps."""
     assert listing.shown is not None
     due = listing.shown[first:]
     met = not listing.visible[start]  # whether the key frame gave a frame, if it should
@@ -130,10 +134,11 @@ def _ordered(frames: Numbered, listing: Listing, start: int, first: int) -> Iter
 
 
 def _counted(frames: Numbered, listing: Listing, start: int, first: int) -> Iterator[Any]:
-    """Yield the frames from the one with index `first` on, where only decoding shows the order of the packets' frames.
+    """Yield the frames from index `first` on, for files whose time stamps do not give the order of the frames.
 
-    They are counted from the second key frame on. All pictures of packets before it are shown before, except that
-    frames directly after the first key frame may be missing, because they depend on frames before it.
+    The second key frame after `start` has a known index, and the frames after it are counted. All packets before the
+    second key frame are shown before it. Frames directly after the first key frame may be missing, because they depend
+    on frames before the first key frame.
     """
     before = _before(listing)
     middle = int(listing.keys[before <= first - MOST_REORDERED][-1])
@@ -155,5 +160,5 @@ def _counted(frames: Numbered, listing: Listing, start: int, first: int) -> Iter
 
 
 def _before(listing: Listing) -> Any:
-    """Return how many pictures the packets before each key frame have."""
+    """Return, for each key frame, the number of pictures in the packets before it."""
     return np.concatenate([[0], np.cumsum(listing.visible)])[listing.keys]

@@ -1,4 +1,4 @@
-"""The packets of a video: when each picture is shown, and from which packets on it can be decoded.
+"""The packets of a video: when each picture is shown, and from which key frames it can be decoded.
 
 Listing the packets reads a file once from its beginning to its end and decodes at most its first pictures.
 """
@@ -51,25 +51,25 @@ class Listing:
         return bisect_right(self.times, start + EARLY) - 1
 
     def stamp(self, number: int) -> int:
-        """Return the time stamp of a packet by which files are searched: of decoding, or else of presentation."""
+        """Return the time stamp for a seek to a packet: the decoding time, or the presentation time if it has none."""
         pts, dts = self.rows[number, :2].tolist()
         return pts if dts == _UNKNOWN else dts
 
     def find(self, packet: Any) -> int | None:
-        """Return the number of a packet; None if it is not among these or not the only one of its kind."""
+        """Return the number of a packet in this listing; None if no packet or more than one packet equals it."""
         found = np.flatnonzero((self.rows == np.array(row(packet))).all(axis=1))
         return int(found[0]) if len(found) == 1 else None
 
 
 def row(packet: Any) -> tuple[int, int, int, int, int]:
-    """Return times of presentation and decoding and duration in ticks, whether the packet is a key frame, and bytes."""
+    """Return presentation time, decoding time and duration in ticks, 1 for a key frame or 0, and the size in bytes."""
     pts, dts, duration = container.packet_times(packet)
     stamps = (_UNKNOWN if pts is None else pts, _UNKNOWN if dts is None else dts)
     return *stamps, duration, int(packet.is_keyframe), packet.size
 
 
 def listed(path: Path) -> Listing:
-    """List the packets of a file. Raises InputError for a bad file as `container.opened` does, and without pictures."""
+    """List the packets of a file. Raises InputError for a bad file as `container.opened` does, or without pictures."""
     with container.opened(path) as film:
         header = film.header
         refused = "decord is not installed" if decord_reader.library() is None else decord_reader.faulty(film)
@@ -92,7 +92,7 @@ def listed(path: Path) -> Listing:
 
 
 def _read(film: Film) -> tuple[Int64[ndarray, "n 5"], Bool[ndarray, " n"], str | None]:
-    """Return all packets, whether each shows a picture, and why they may not be all of them."""
+    """Return the packets that can be read, whether each shows a picture, and the reason why packets may be missing."""
     values, visible, doubt = array("q"), bytearray(), None
     waits = film.header.codec in pyav_reader.PREDICTED  # for a key frame; pictures before it are not decoded
     vp8 = film.header.codec == "vp8"
@@ -133,10 +133,10 @@ def _doubt(film: Film, rows: Int64[ndarray, "n 5"], visible: Bool[ndarray, " n"]
 def _decodable(
     film: Film, rows: Int64[ndarray, "n 5"], visible: Bool[ndarray, " n"]
 ) -> tuple[Bool[ndarray, " n"], str | None]:
-    """Return which packets show a picture, without those that depend on pictures before the beginning of the file.
+    """Return which packets show a picture, without packets that depend on pictures before the beginning of the file.
 
-    Such packets follow the first one, and their pictures would be shown before its picture. If there may be some, the
-    first pictures are decoded. Also return why the number of pictures may still be wrong; None if it is right.
+    Such packets follow the first packet, and their presentation times are before its own. If there may be such packets,
+    the first pictures are decoded. Also return the reason why the number of pictures may still be wrong, or None.
     """
     first = int(np.flatnonzero(visible)[0])
     if film.header.form != lengths.AVI and not (rows[first:, 0] < rows[first, 0]).any():

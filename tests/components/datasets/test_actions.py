@@ -157,5 +157,5 @@ def test_videos_without_actions_and_the_reverse_are_told_in_one_sentence(videos,
         actions.read(tmp_path / "none.csv")
     text = (videos / actions.CSV).read_text().splitlines()
     (videos / actions.CSV).write_text("\n".join(line for line in text if not line.startswith("test/c.mp4,6")))
-    with pytest.raises(InputError, match=r"has 6 lines for test/c\.mp4, which has 7 frames; give one per frame"):
+    with pytest.raises(InputError, match=r"has 6 lines for test/c\.mp4, which has 7 frames; give one line per frame"):
         cut(videos, tmp_path / "out")

@@ -114,7 +114,7 @@ def test_what_nothing_touches_stays_as_it_is_bit_for_bit() -> None:
 def test_without_pybullet_the_error_names_the_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pybullet", None)
     kuka._pybullet.cache_clear()
-    with pytest.raises(InputError, match=r"pybullet.* is not installed .*Linux.*kind: shapes"):
+    with pytest.raises(InputError, match=r"pybullet.* is not installed .*Linux.*kind: pusher.*shapes"):
         kuka.simulate(SMALL, "train", 0)
 
 

@@ -99,7 +99,7 @@ def test_a_list_in_another_encoding_is_refused(tmp_path):
 
 def test_a_share_and_a_folder_without_a_video_are_refused(tmp_path):
     fill(tmp_path, "a.mp4", "lab/notes.txt")
-    with pytest.raises(InputError, match=r"none of the 1 videos in .* is drawn for val, whose share is 0\.001"):
+    with pytest.raises(InputError, match=r"none of the 1 videos in .* is assigned to val, whose share is 0\.001"):
         found(tmp_path, {"kind": "hash", "val": 0.001, "test": 0.0})
     with pytest.raises(InputError, match="lists the folder 'lab', but there is no video in"):
         found(tmp_path, {"kind": "folders", "val": ["lab"], "test": []})

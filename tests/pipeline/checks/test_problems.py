@@ -106,7 +106,7 @@ def test_all_problems_are_found_at_once_and_each_once() -> None:
 LABELS = {"condition": {"kind": "label", "classes": ["a"], "drop": 0.0}, "decoder.norm_first": False}
 RELATIVES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LABELS, {"temporal_scale": 2.0}, "models.videomar.condition.drop is 0"),
-    ({"decoder.extent": [8, 16, 16]}, {}, "but 11 are trained on or predicted; set its first number to at least 11"),
+    ({"decoder.extent": [8, 16, 16]}, {}, "but the row trains on or predicts 11; set its first number to at least 11"),
     (LABELS, {}, "takes captions or labels, but datasets.push.words is null"),
 ]
 
@@ -138,7 +138,7 @@ def test_twelve_videos_of_ones_own_are_too_few_before_the_first_is_cut(tmp_path:
     tables["datasets"][name]["split"] = {"kind": "hash", "val": 0.001, "test": 0.5}
     sentences = found(tables, tmp_path)
     assert f"params.yaml: datasets.{name}: none of the 12 videos in " in sentences[0]
-    assert "is drawn for val, whose share is 0.001; raise the share, or split by folders or lists" in sentences[0]
+    assert "is assigned to val, whose share is 0.001; raise the share, or split by folders or lists" in sentences[0]
 
 
 def test_a_folder_that_is_not_there_is_a_problem_only_where_videos_are_needed(tmp_path: Path) -> None:
