@@ -264,8 +264,8 @@ def test_the_rows_of_the_comparison_differ_in_model_sampler_and_recipe_alone() -
 def test_the_costs_of_the_comparison_are_those_of_its_clips() -> None:
     row = Row("compare", "push-no-actions")
     stride = row.autoencoder.stride_time
-    assert families.FRAMES == -(-row.dataset.frames // stride)
-    assert families.CONTEXT == -(-row.protocol.context // stride)
+    assert -(-row.dataset.frames // stride) == families.FRAMES
+    assert -(-row.protocol.context // stride) == families.CONTEXT
 
 
 def test_the_ablation_is_the_papers_figure_and_trains_nothing_new() -> None:
