@@ -152,7 +152,7 @@ def leaving_out(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: 
 
 
 def _leaving_out_parts(sides: list[list[Tensor]]) -> Callable[..., float]:
-    """Return the function of `leaving_out`, computed from one Gaussian per block; its time does not grow with blocks."""
+    """Return the function of `leaving_out`, computed from one Gaussian per block: its time ignores the block size."""
     fitted = [[Gaussian.fit(part) for part in parts] for parts in sides]
 
     def without(*left_out: int) -> float:
