@@ -21,7 +21,7 @@ from components.foundation.files import write_json
 from components.metrics.distances.fvd import ProtocolConfig
 from components.models.conditions import encoders
 from components.models.kinds import ModelConfig
-from components.models.latent_training import TrainingSource
+from components.models.latent_training import InitialWeights, TrainingSource
 from components.sampling.frame import SamplerConfig
 from components.telemetry.progress import complain
 from components.telemetry.tracking import Run
@@ -47,7 +47,16 @@ class Params(Config):
 
 
 def main(
-    params: Params, *, clips: Path, autoencoder: Path, model: Path, latents: Path, weights: Path, out: Path, log: Run
+    params: Params,
+    *,
+    clips: Path,
+    autoencoder: Path,
+    model: Path,
+    latents: Path,
+    start: Path,
+    weights: Path,
+    out: Path,
+    log: Run,
 ) -> dict[str, float]:
     """Write a table of all trials, the Pareto front, and best.json with the setting that scored best.
 
@@ -56,7 +65,7 @@ def main(
     search = params.search
     identities = {"model": checkpoint.identity(model), "autoencoder": checkpoint.identity(autoencoder)}
     if isinstance(search, TrainingSearch):
-        return search_training(params, search, latents, autoencoder, identities, out, log)
+        return search_training(params, search, latents, autoencoder, start, identities, out, log)
     folders = Folders(model.resolve(), autoencoder.resolve(), weights.resolve(), Cache.here())
     return search_sampler(params, search, clips, folders, identities, out, log)
 
@@ -94,6 +103,7 @@ def search_training(
     search: TrainingSearch,
     latents: Path,
     autoencoder: Path,
+    start: Path,
     identities: Mapping[str, str],
     out: Path,
     log: Run,
@@ -101,10 +111,12 @@ def search_training(
     """Search settings of model and recipe by short training runs; the sampler does not change."""
     current = training_trials.Candidate(model=params.model, recipe=params.recipe)
     source = TrainingSource(latents.resolve(), encoders.prepare(params.model, latents, autoencoder, devices.device()))
-    shared = training_trials.TrialInputs(current, search, source, log.handle)
+    initial = InitialWeights.of(start, params.recipe.new_weights)
+    shared = training_trials.TrialInputs(current, search, source, initial, log.handle)
     suggester = training_search.suggester(plain(current), search)
     training_trials.check(shared)
     inputs = {**identities, "params": plain(params), "latents": Latents.open(latents, "val", None).hash}
+    inputs["start"] = None if initial is None else initial.identity
     rows = run_trials(
         training_trials.trial, suggester, shared, search, search.objectives, inputs, search.stopper, search.steps
     )

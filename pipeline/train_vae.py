@@ -87,10 +87,9 @@ def initialise(vae: VAE, clips: Clips) -> None:
 
 def check(autoencoder: AutoencoderConfig, recipe: RecipeConfig, clips: Clips) -> None:
     """Raise InputError if the VAE does not fit the clips, or its recipe has settings of video models."""
-    if recipe.start is not None or recipe.phases:
+    if recipe.new_weights or recipe.phases:
         raise InputError(
-            f"recipe {autoencoder.recipe} has a start or phases, which only video models support; "
-            "set start to null and phases to []"
+            f"recipe {autoencoder.recipe} has new_weights or phases, which only video models support; set both to []"
         )
     if (autoencoder.frames, autoencoder.resolution) != (clips.frames, clips.size):
         raise InputError(

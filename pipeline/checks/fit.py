@@ -2,16 +2,18 @@
 
 from collections.abc import Container, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
 
+from components.foundation import checkpoint
 from components.foundation.config import Config, parse, plain
 from components.foundation.errors import InputError
 from components.models.conditions.interface import ActionConfig, condition_of, zero_clip
 from components.models.kinds import ModelConfig
-from components.models.latent_training import phase_model
+from components.models.latent_training import RANDOM_WEIGHTS, phase_model
 from components.nn.autoencoders.folded import FoldedVAEConfig
 from components.nn.lpips import TRUNKS
 from components.sampling.frame import SamplerConfig
@@ -59,9 +61,9 @@ def autoencoder(check: ParamsCheck, name: str) -> None:
             )
     if recipe is not None:
         check.attempt(recipe.check, f"recipes.{vae.recipe}")
-        if recipe.start is not None or recipe.phases:
+        if recipe.new_weights or recipe.phases:
             check.problem(
-                f"recipes.{vae.recipe} has a start or phases, which only video models take; set them to null and [], "
+                f"recipes.{vae.recipe} has new_weights or phases, which only video models take; set both to [], "
                 f"or name another recipe in {where}.recipe"
             )
 
@@ -85,6 +87,25 @@ def experiment(check: ParamsCheck, row: Row) -> None:
         _sampler(check, row, module)
         _positions(check, row, module)
     _search(check, row)
+
+
+def initial_weights(check: ParamsCheck, row: Row, root: Path) -> None:
+    """Check that a row or a folder of `root` gives the weights that a row's training starts from."""
+    where, start = f"experiments.{row.name}.start", Path(row.chosen.start)
+    rows = {Path("data/models") / name: name for name in check.names("experiments")}
+    if start == RANDOM_WEIGHTS:
+        if row.recipe is not None and row.recipe.new_weights:
+            check.problem(
+                f"{row.path('recipe')}.new_weights lists weights that {where} lacks, but that is {start}, where all "
+                f"weights are new; set new_weights to [], or {where} to the folder of a trained model"
+            )
+    elif rows.get(start) == row.name:
+        check.problem(f"{where} is the row's own model; set it to that of another row, or to {RANDOM_WEIGHTS}")
+    elif start not in rows and not (root / start / checkpoint.WEIGHTS).is_file():
+        check.problem(
+            f"{where} is {start}, which no row writes and which holds no {checkpoint.WEIGHTS}; set it to the folder of "
+            f"a trained model, such as data/models/{check.names('experiments')[0]}, or to {RANDOM_WEIGHTS}"
+        )
 
 
 def ablation(check: ParamsCheck, name: str) -> None:

@@ -139,6 +139,7 @@ class Experiment(Config):
     autoencoder: str
     model: str
     recipe: str
+    start: str  # folder of the weights that the training starts from; presets/random-weights: random ones
     sampler: str
     search: str
     protocol: str

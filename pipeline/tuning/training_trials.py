@@ -1,14 +1,14 @@
 """Trials of a search over model and recipe: short training runs on the same batches, each in its own process."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from components.datasets.latents import Latents
-from components.foundation import checkpoint, devices
+from components.foundation import devices
 from components.foundation.config import Config, parse, plain
 from components.foundation.errors import InputError
 from components.models import latent_training
@@ -40,6 +40,7 @@ class TrialInputs:
     current: Candidate  # the model and recipe that a trial changes
     search: TrainingSearch
     source: TrainingSource
+    start: InitialWeights | None
     log: RunHandle
 
     def candidate(self, setting: Mapping[str, Any]) -> Candidate:
@@ -57,10 +58,7 @@ def trial(number: int, setting: Mapping[str, Any], shared: TrialInputs) -> Itera
     worker, measure = Worker(0, 1, devices.device(), nn.Identity()), cluster.measure()
     with shared.log.child(trial_name(number, setting), dict(setting), {"part": "trial"}) as log:
         (phase,) = candidate.recipe.resolved_phases()
-        config = candidate.recipe.start
-        start = (
-            None if config is None else InitialWeights(Path(config.folder).resolve() / checkpoint.WEIGHTS, config.new)
-        )
+        start = shared.start and dataclasses.replace(shared.start, new=candidate.recipe.new_weights)
         training, data = latent_training.make(candidate.model, phase, shared.source, start, None, worker)
         for progress in loop.fit(training, data):
             losses = {name: value for name, value in progress.metrics.items() if name.startswith("validation_")}

@@ -20,6 +20,7 @@ from components.foundation.errors import InputError
 from components.foundation.files import write_text
 from components.metrics.distances import features
 from components.metrics.distances.i3d import I3D
+from components.models.latent_training import RANDOM_WEIGHTS
 from components.reporting.results import read_sweep
 from components.sampling.frame import SamplerConfig
 from components.telemetry import tracking
@@ -97,7 +98,8 @@ def search(
     out.mkdir()
     with tracking.run("sweep@test", root=here, tags={}, parameters={}) as log:
         folders = {key: parts / key for key in ("clips", "model", "weights", "latents")}
-        metrics = sweep.main(params, **folders, autoencoder=parts / "vae", out=out, log=log)
+        folders |= {"autoencoder": parts / "vae", "start": RANDOM_WEIGHTS}
+        metrics = sweep.main(params, **folders, out=out, log=log)
     return metrics, out, log.id
 
 
