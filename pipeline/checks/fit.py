@@ -9,30 +9,20 @@ import torch
 from torch import nn
 
 from components.foundation import checkpoint
-from components.foundation.config import Config, parse, plain
 from components.foundation.errors import InputError
-from components.models.conditions.interface import ActionConfig, condition_of, zero_clip
-from components.models.kinds import ModelConfig
+from components.models.conditions.interface import ActionConfig, condition_of
 from components.models.latent_training import RANDOM_WEIGHTS, phase_model
 from components.nn.autoencoders.folded import FoldedVAEConfig
 from components.nn.lpips import TRUNKS
 from components.sampling.frame import SamplerConfig
-from components.training.optimizer import RecipeConfig
-from components.training.plan import loss_names
 from pipeline.checks.entries import ParamsCheck, Row
 from pipeline.tuning import sampler_search, training_search
 from pipeline.tuning import search_space as spaces
 from pipeline.tuning.ablation import points
 from pipeline.tuning.sampler_search import SamplingSearch
+from pipeline.tuning.training_search import Candidate
 
 SMALLEST: Final = 11  # height and width in pixels that SSIM needs
-
-
-class ModelAndRecipe(Config):
-    """A model and its recipe: the settings that a training search can vary."""
-
-    model: ModelConfig
-    recipe: RecipeConfig
 
 
 def autoencoder(check: ParamsCheck, name: str) -> None:
@@ -313,19 +303,15 @@ def _search(check: ParamsCheck, row: Row) -> None:
     if row.recipe.phases:
         check.problem(f"{where} needs a recipe without phases, but {row.path('recipe')} has some; name another recipe")
         return
-    content = {"model": plain(row.model), "recipe": plain(row.recipe)}
-    check.attempt(partial(training_search.suggester, content, search), where)
+    current = Candidate(model=row.model, recipe=row.recipe)
+    check.attempt(partial(training_search.suggester, current, search), where)
     for setting in ({}, *spaces.settings_to_check(search.space)):
-        check.attempt(partial(_trial, row, content, setting), where)
+        check.attempt(partial(_trial, row, current, setting), where)
 
 
-def _trial(row: Row, content: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
+def _trial(row: Row, current: Candidate, setting: Mapping[str, Any]) -> None:
     """Raise InputError if a training search cannot try a setting or does not report its objectives."""
-    chosen = parse(ModelAndRecipe, spaces.changed(content, setting, "model and recipe"), where="space")
+    chosen = current.changed(setting)
     chosen.recipe.check()
     frames = row.autoencoder.latent[0] if isinstance(row.autoencoder, FoldedVAEConfig) else 3
-    clip = zero_clip(chosen.model, (frames, *chosen.model.latent))
-    reported = [f"validation_{name}" for name in loss_names(chosen.model.build, clip)]
-    for name in row.search.objectives:
-        if name not in reported:
-            raise InputError(f"training does not report {name}; choose objectives from {', '.join(reported)}")
+    chosen.check_objectives(row.search, (frames, *chosen.model.latent))

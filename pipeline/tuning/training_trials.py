@@ -9,28 +9,16 @@ from torch import nn
 
 from components.datasets.latents import Latents
 from components.foundation import devices
-from components.foundation.config import Config, parse, plain
 from components.foundation.errors import InputError
 from components.models import latent_training
-from components.models.conditions.interface import zero_clip
-from components.models.kinds import ModelConfig
 from components.models.latent_training import InitialWeights, TrainingSource
 from components.telemetry.tracking import RunHandle
 from components.training import loop
 from components.training.loop import Worker
-from components.training.optimizer import RecipeConfig
-from components.training.plan import loss_names
 from pipeline.runtime import cluster
 from pipeline.tuning import search_space as spaces
 from pipeline.tuning.sampler_trials import trial_name
-from pipeline.tuning.training_search import TrainingSearch
-
-
-class Candidate(Config):
-    """The model and recipe of a trial."""
-
-    model: ModelConfig
-    recipe: RecipeConfig
+from pipeline.tuning.training_search import Candidate, TrainingSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +33,9 @@ class TrialInputs:
 
     def candidate(self, setting: Mapping[str, Any]) -> Candidate:
         """Return the model and recipe of a trial. Raise InputError if a name or value is not valid."""
-        content = spaces.changed(plain(self.current), setting, "model and recipe")
         short = {"steps": self.search.steps, "log_every": self.search.report_every, "workers": 1}
         short |= {"validate_every": self.search.report_every, "checkpoint_every": self.search.steps}
-        content["recipe"] |= short
-        return parse(Candidate, content, where="search.space")
+        return self.current.changed(setting, **short)
 
 
 def trial(number: int, setting: Mapping[str, Any], shared: TrialInputs) -> Iterator[dict[str, float]]:
@@ -78,8 +64,4 @@ def check(shared: TrialInputs) -> None:
     for setting in ({}, *spaces.settings_to_check(shared.search.space)):
         candidate = shared.candidate(setting)
         latent_training.check(candidate.model, candidate.recipe, latents, shared.source.latents)
-        losses = loss_names(candidate.model.build, zero_clip(candidate.model, latents.shape))
-        reported = [f"validation_{name}" for name in losses]
-        for name in shared.search.objectives:
-            if name not in reported:
-                raise InputError(f"training does not report {name}; choose objectives from {', '.join(reported)}")
+        candidate.check_objectives(shared.search, latents.shape)

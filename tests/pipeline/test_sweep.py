@@ -26,6 +26,7 @@ from components.sampling.frame import SamplerConfig
 from components.telemetry import tracking
 from pipeline import ablate, sweep
 from pipeline.runtime import cluster, stage
+from pipeline.tuning import search_results
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.parts import tables, write_models
 
@@ -142,7 +143,7 @@ def test_of_equal_scores_the_least_work_wins_then_the_first_trial_and_never_the_
          "gigaflops_per_frame": work[trial]}
         for trial, (scale, time) in enumerate([(1.2, 2.0), (1.5, 1.0)])
     ]  # fmt: skip
-    table, best = sweep.write_tables(rows, params.search, tmp_path)
+    table, best = search_results.write_tables(rows, params.search, tmp_path)
     assert best["trial"] == winner
     assert table["front"].tolist() == [False, True]
 
