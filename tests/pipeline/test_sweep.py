@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -199,6 +200,29 @@ def test_a_search_over_training_scores_short_trainings_and_keeps_the_sampler(her
     assert parse(SamplerConfig, best["sampler"], where="best.json").flow_steps == 2
     assert read_sweep(out).objective == "validation_flow"
     assert len(children(here, run)) == 3
+
+
+def test_a_training_search_from_other_weights_does_not_resume(
+    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tables()
+    content["searches"]["guidance"] = TRAINING
+    params = stage.resolve(sweep.Params, content, "experiments", "kuka-canvasmar")
+    keys = []
+
+    def recorded(trial: Any, suggester: Any, shared: Any, search: Any, metrics: Any, inputs: Any, *_: Any) -> None:
+        keys.append((shared.start and shared.start.path, inputs["start"]))
+        raise InputError("recorded")
+
+    monkeypatch.setattr(sweep, "run_trials", recorded)
+    write_text(tmp_path / "base" / "weights.safetensors", "1")
+    log, bases = SimpleNamespace(handle=None), [tmp_path / "base", parts / "model"]
+    for start in (RANDOM_WEIGHTS, *bases):
+        with pytest.raises(InputError, match="recorded"):
+            sweep.search_training(params, params.search, parts / "latents", parts / "vae", start, {}, tmp_path, log)
+    assert [path for path, _ in keys] == [None, *(base / "weights.safetensors" for base in bases)]
+    assert keys[0][1] is None
+    assert len({key for _, key in keys}) == 3
 
 
 @pytest.mark.parametrize(
