@@ -218,7 +218,7 @@ def benchmark(given: argparse.Namespace) -> Table:
     config = choices.entry(given.size, CanvasMARConfig, "models", "canvas")
     steps = TURN * (4 if run.quick else given.turns)
     changes = {
-        "steps": steps, "batch": run.batches[0], "workers": 1, "precision": run.dtype, "start": None, "phases": (),
+        "steps": steps, "batch": run.batches[0], "workers": 1, "precision": run.dtype, "new_weights": (), "phases": (),
         "micro_batch": None, "log_every": TURN, "validation_clips": 0, "validate_every": steps,
         "checkpoint_every": steps // 2 - TURN // 2,  # in the middle of a turn
     }  # fmt: skip

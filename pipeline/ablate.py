@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import load_file
 
 from components.datasets.clips import Clips
 from components.datasets.selection import evaluation_clips
@@ -16,14 +14,13 @@ from components.foundation.caching import code
 from components.foundation.caching.cache import Cache
 from components.foundation.config import Config, plain
 from components.foundation.errors import InputError
-from components.metrics.distances import fvd
 from components.metrics.distances.fvd import ProtocolConfig
 from components.sampling.frame import SamplerConfig
 from components.telemetry.tracking import Run
 from pipeline.runtime import cluster, stage
 from pipeline.tuning import figures, sampler_trials, trials
 from pipeline.tuning.ablation import AblationConfig, Point, points
-from pipeline.tuning.sampler_trials import Folders, Scoring
+from pipeline.tuning.sampler_trials import AblationInputs, Folders, Scoring, ablation_trial
 
 
 class Params(Config):
@@ -32,32 +29,6 @@ class Params(Config):
     ablation: AblationConfig
     sampler: SamplerConfig
     protocol: ProtocolConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Inputs that all points share: clips and random draws are the same, so only settings make scores differ."""
-
-    points: list[Point]
-    scorings: Mapping[str, Scoring]  # by experiment
-    folder: Path  # holds the features of each finished point
-
-    def features(self, index: int) -> Path:
-        """Return the path of a point's features."""
-        return self.folder / f"{index}.safetensors"
-
-
-def trial(number: int, setting: Mapping[str, Any], shared: Shared) -> dict[str, float]:
-    """Write the features of one point; return its FVD with the interval, and the milliseconds per frame."""
-    point = shared.points[setting["point"]]
-    scoring = shared.scorings[point.experiment]
-    with scoring.log.child(point.name, {"arm": point.arm, **plain(point.sampler)}) as log:
-        fake, milliseconds, _ = sampler_trials.features(point.sampler, scoring)
-        checkpoint.save_weights(shared.features(setting["point"]), {"features": fake})
-        score = fvd.score(scoring.real, fake, scoring.protocol.resamples)
-        metrics = {"fvd": score.value, **sampler_trials.interval("fvd", score), "milliseconds_per_frame": milliseconds}
-        log.metrics(metrics)
-    return metrics
 
 
 def main(
@@ -91,17 +62,17 @@ def main(
         )
     chosen, _ = evaluation_clips([test.name(index) for index in range(len(test))], protocol.clips)
     inputs = {"params": plain(params), "clips": test.hash, "chosen": chosen, "models": identities}
-    entry = Cache.here().entry("ablation", inputs, code.fingerprint(__file__))
+    entry = Cache.here().entry("ablation", inputs, code.fingerprint(sampler_trials.__file__, trials.__file__))
     folders = Folders(experiment.resolve(), autoencoder.resolve(), weights.resolve(), Cache.here())
     first = Scoring.of(params.sampler, protocol, folders, test, chosen, log.handle, protocol.futures)
     scorings = {
         row: dataclasses.replace(first, folders=dataclasses.replace(first.folders, model=model.resolve()))
         for row, model in models.items()
     }
-    shared = Shared(all_points, scorings, entry.path / "features")
+    shared = AblationInputs(all_points, scorings, entry.path / "features")
     with cluster.connect(Path.cwd()):
         rows = trials.search(
-            trial,
+            ablation_trial,
             [{"point": index} for index in range(len(all_points))],
             shared,
             storage=entry.path,
@@ -114,12 +85,14 @@ def main(
     return metrics
 
 
-def write_results(params: Params, rows: list[dict[str, Any]], shared: Shared, out: Path, log: Run) -> dict[str, float]:
+def write_results(
+    params: Params, rows: list[dict[str, Any]], shared: AblationInputs, out: Path, log: Run
+) -> dict[str, float]:
     """Write the table and the figure, and return the stage's metrics. Raise InputError if every point failed."""
     finished = [row for row in rows if row["status"] == "finished"]
     if not finished:
         raise InputError("every point of the ablation failed; see the errors above")
-    lines = [table_row(shared.points[row["point"]], row) | difference(row["point"], shared) for row in rows]
+    lines = [table_row(shared.points[row["point"]], row) | shared.difference(row["point"]) for row in rows]
     table = pd.DataFrame(lines)
     table.to_csv(out / "table.csv", index=False, lineterminator="\n")
     (out / "figure.png").write_bytes(figures.ablation(table, params.ablation.along))
@@ -137,22 +110,6 @@ def table_row(point: Point, row: Mapping[str, Any]) -> dict[str, Any]:
     measured = ("fvd", "fvd_low", "fvd_high", "milliseconds_per_frame", "status")
     settings = {"arm": point.arm, "experiment": point.experiment, **plain(point.sampler)}
     return settings | {name: row.get(name) for name in measured}
-
-
-def difference(index: int, shared: Shared) -> dict[str, Any]:
-    """Return a point's FVD minus the FVD of its comparison point, with the interval, on the same clips.
-
-    All values are None if there is no point to compare with or one of the two failed.
-    """
-    names = ("difference", "difference_low", "difference_high")
-    other = shared.points[index].against
-    if other is None or not all(shared.features(point).is_file() for point in (index, other)):
-        return {"against": None, **dict.fromkeys(names)}
-    fake, compared = (load_file(shared.features(point))["features"] for point in (index, other))
-    scoring = shared.scorings[shared.points[index].experiment]
-    estimate = fvd.difference(scoring.real, fake, compared, scoring.protocol.resamples)
-    values = (estimate.value, estimate.low, estimate.high)
-    return {"against": shared.points[other].arm, **dict(zip(names, values, strict=True))}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """Stage `sweep`: search sampler or training settings with Ray Tune on validation data, and write the best."""
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 from pydantic import Field
 
 from components.datasets.clips import Clips
@@ -16,24 +14,21 @@ from components.foundation import checkpoint, devices
 from components.foundation.caching import code
 from components.foundation.caching.cache import Cache
 from components.foundation.config import Config, plain
-from components.foundation.errors import InputError
-from components.foundation.files import write_json
 from components.metrics.distances.fvd import ProtocolConfig
 from components.models.conditions import encoders
 from components.models.kinds import ModelConfig
-from components.models.latent_training import TrainingSource
+from components.models.latent_training import InitialWeights, TrainingSource
 from components.sampling.frame import SamplerConfig
 from components.telemetry.progress import complain
 from components.telemetry.tracking import Run
 from components.training.optimizer import RecipeConfig
 from pipeline.runtime import cluster, stage
-from pipeline.tuning import figures, frontier, sampler_search, sampler_trials, training_search, training_trials, trials
+from pipeline.tuning import sampler_search, sampler_trials, training_search, training_trials, trials
 from pipeline.tuning.sampler_search import OPTUNA_METRICS, SamplingSearch
 from pipeline.tuning.sampler_trials import Folders, Scoring
+from pipeline.tuning.search_results import Search, summary, write_best, write_tables
 from pipeline.tuning.suggest import Stopper, Suggester
-from pipeline.tuning.training_search import TrainingSearch
-
-Search = SamplingSearch | TrainingSearch
+from pipeline.tuning.training_search import Candidate, TrainingSearch
 
 
 class Params(Config):
@@ -47,7 +42,16 @@ class Params(Config):
 
 
 def main(
-    params: Params, *, clips: Path, autoencoder: Path, model: Path, latents: Path, weights: Path, out: Path, log: Run
+    params: Params,
+    *,
+    clips: Path,
+    autoencoder: Path,
+    model: Path,
+    latents: Path,
+    start: Path,
+    weights: Path,
+    out: Path,
+    log: Run,
 ) -> dict[str, float]:
     """Write a table of all trials, the Pareto front, and best.json with the setting that scored best.
 
@@ -56,7 +60,7 @@ def main(
     search = params.search
     identities = {"model": checkpoint.identity(model), "autoencoder": checkpoint.identity(autoencoder)}
     if isinstance(search, TrainingSearch):
-        return search_training(params, search, latents, autoencoder, identities, out, log)
+        return search_training(params, search, latents, autoencoder, start, identities, out, log)
     folders = Folders(model.resolve(), autoencoder.resolve(), weights.resolve(), Cache.here())
     return search_sampler(params, search, clips, folders, identities, out, log)
 
@@ -94,17 +98,20 @@ def search_training(
     search: TrainingSearch,
     latents: Path,
     autoencoder: Path,
+    start: Path,
     identities: Mapping[str, str],
     out: Path,
     log: Run,
 ) -> dict[str, float]:
     """Search settings of model and recipe by short training runs; the sampler does not change."""
-    current = training_trials.Candidate(model=params.model, recipe=params.recipe)
+    current = Candidate(model=params.model, recipe=params.recipe)
     source = TrainingSource(latents.resolve(), encoders.prepare(params.model, latents, autoencoder, devices.device()))
-    shared = training_trials.TrialInputs(current, search, source, log.handle)
-    suggester = training_search.suggester(plain(current), search)
+    initial = InitialWeights.of(start, params.recipe.new_weights)
+    shared = training_trials.TrialInputs(current, search, source, initial, log.handle)
+    suggester = training_search.suggester(current, search)
     training_trials.check(shared)
     inputs = {**identities, "params": plain(params), "latents": Latents.open(latents, "val", None).hash}
+    inputs["start"] = None if initial is None else initial.identity
     rows = run_trials(
         training_trials.trial, suggester, shared, search, search.objectives, inputs, search.stopper, search.steps
     )
@@ -148,58 +155,6 @@ def run_trials(
         )
     entry.remove()
     return rows
-
-
-def write_tables(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Write the table, the Pareto front and its figure; return the table and the best row by the first objective.
-
-    Raise InputError if no trial has finished with a valid first objective.
-    """
-    objectives = search.objectives
-    finished = [row for row in rows if row["status"] == "finished" and not math.isnan(row[objectives[0]])]
-    if not finished:
-        raise InputError("every trial of the search failed; see the errors above")
-    # equal scores: the least work, then the first trial; a measured time would choose another winner in another run
-    best = min(finished, key=lambda row: (row[objectives[0]], row.get("gigaflops_per_frame", 0.0), row["trial"]))
-    measured = [f"{name}{suffix}" for name in objectives for suffix in ("", "_low", "_high")]
-    present = [name for name in (*measured, "gigaflops_per_frame", "step") if any(name in row for row in rows)]
-    columns = ["trial", *search.space, *present, "front", "status", "error"]
-    table = pd.DataFrame(rows).reindex(columns=columns)
-    table["front"] = frontier.on_front(table, objectives)
-    table.to_csv(out / "trials.csv", index=False, lineterminator="\n")
-    if len(objectives) > 1:
-        front = table[table["front"]].sort_values(list(objectives))
-        front.to_csv(out / "front.csv", index=False, lineterminator="\n")
-        (out / "front.png").write_bytes(figures.front(table, objectives, best["trial"]))
-    return table, best
-
-
-def write_best(
-    out: Path, best: Mapping[str, Any], search: Search, sampler: SamplerConfig, unseen: Mapping[str, float]
-) -> None:
-    """Write best.json: the winner's scores, its settings, and the whole sampler, which `evaluate` reads."""
-    content = {
-        "trial": best["trial"],
-        "objectives": {name: best[name] for name in search.objectives},
-        "setting": {path: best[path] for path in search.space},
-        "unseen": dict(unseen),
-        "sampler": plain(sampler),
-    }
-    write_json(out / "best.json", content)
-
-
-def summary(
-    rows: Sequence[Mapping[str, Any]], table: pd.DataFrame, best: Mapping[str, Any], search: Search
-) -> dict[str, float]:
-    """Return the stage's metrics: the best and the first score, and counts of trials."""
-    first = search.objectives[0]
-    return {
-        **{f"{name}_best": best[name] for name in search.objectives},
-        f"{first}_first": rows[0].get(first, float("nan")),
-        "trials": float(len(rows)),
-        "trials_failed": float((table["status"] == "failed").sum()),
-        "trials_on_front": float(table["front"].sum()),
-    }
 
 
 def unseen_clips(others: Sequence[int], count: int) -> list[int]:

@@ -51,13 +51,15 @@ def job_of(
             "latents": train.latents.hash,
             "autoencoder": train.latents.key.autoencoder,
             "conditions": None if train.conditions is None else train.conditions.hash,
-            "start": None if start is None else checkpoint.identity(start.path.parent),
+            "start": None if start is None else start.identity,
         },
         notes=provenance(Path.cwd()),
     )
 
 
-def main(params: Params, *, clips: Path, latents: Path, autoencoder: Path, out: Path, log: Run) -> dict[str, float]:
+def main(
+    params: Params, *, clips: Path, latents: Path, autoencoder: Path, start: Path, out: Path, log: Run
+) -> dict[str, float]:
     """Write the averaged weights, their description and the loss curves; return the last validation losses.
 
     Raise InputError if the model, the recipe, the latents and the VAE do not match.
@@ -79,19 +81,17 @@ def main(params: Params, *, clips: Path, latents: Path, autoencoder: Path, out: 
     conditions = encoders.prepare(model, latents, autoencoder, devices.device())
     phases = recipe.resolved_phases()
     sources = [TrainingSource(source_folder(phase, clips, autoencoder, latents), conditions) for phase in phases]
-    start = None
-    if recipe.start is not None:
-        start = InitialWeights(Path(recipe.start.folder).resolve() / checkpoint.WEIGHTS, recipe.start.new)
+    initial = InitialWeights.of(start, recipe.new_weights)
     pictures = Cache.here().entry("previews", plain(params), "none: no result depends on pictures").path
     previews = Previews(pictures, autoencoder.resolve(), steps_before=0)
     jobs: list[FitJob] = []
     history: list[dict[str, float]] = []
     with cluster.connect(Path.cwd()):
         for phase, source in zip(phases, sources, strict=True):
-            jobs.append(job_of(model, phase, source, start, previews))
+            jobs.append(job_of(model, phase, source, initial, previews))
             fitted = trainer.fit(jobs[-1], functools.partial(previews.log_metrics, log))
             history += [{**row, "step": previews.steps_before + row["step"]} for row in fitted.history]
-            start, previews = InitialWeights(fitted.weights, ()), previews.next_phase(phase.recipe.steps)
+            initial, previews = InitialWeights(fitted.weights, ()), previews.next_phase(phase.recipe.steps)
         previews.close(log)
     weights = checkpoint.read_weights(fitted.weights)
     checkpoint.save_weights(out / checkpoint.WEIGHTS, weights)

@@ -173,7 +173,7 @@ def begin_with(path: Path, model: torch.nn.Module, new: Sequence[str]) -> list[s
     if listed := "; ".join(f"{problem} {', '.join(names)}" for problem, names in problems.items() if names):
         raise InputError(
             f"{path} cannot initialise this model: it {listed}; list the prefixes of new weights in "
-            "recipe.start.new, or start from another model"
+            "recipe.new_weights, or start from another model"
         )
     model.load_state_dict(weights, strict=False)
     return fresh

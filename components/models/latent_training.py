@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,9 @@ from components.models.kinds import ModelConfig
 from components.nn.autoencoders.interface import sample
 from components.training.loop import Data, Training, Worker
 from components.training.optimizer import Phase, RecipeConfig
+
+# the `start` of a row that trains from random weights: DVC needs a folder that exists
+RANDOM_WEIGHTS: Final = Path("presets/random-weights")
 
 
 @runtime_checkable
@@ -56,6 +59,16 @@ class InitialWeights:
 
     path: Path
     new: tuple[str, ...]  # name prefixes of weights that the file lacks
+
+    @classmethod
+    def of(cls, start: Path, new: tuple[str, ...]) -> "InitialWeights | None":
+        """Return the weights of a row's `start`, the folder of a trained model; None if it is RANDOM_WEIGHTS."""
+        return None if start == RANDOM_WEIGHTS else cls(start.resolve() / checkpoint.WEIGHTS, new)
+
+    @property
+    def identity(self) -> str:
+        """Hash of the weights. Raises InputError if they are missing or damaged."""
+        return checkpoint.identity(self.path.parent)
 
 
 @dataclass(frozen=True, slots=True)

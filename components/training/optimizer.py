@@ -30,13 +30,6 @@ FewestMost = Annotated[tuple[Count, Count], AfterValidator(in_order)]
 RUNTIME_SETTINGS: Final = ("workers", "parallel", "micro_batch", "activation_checkpointing", "compile", "keep")
 
 
-class StartConfig(Config):
-    """Pretrained weights to initialise a model with."""
-
-    folder: str  # of a trained model, such as data/models/push-canvasmar
-    new: tuple[str, ...]  # name prefixes of weights that `folder` lacks; these keep their fresh initialisation
-
-
 class PhaseConfig(Config):
     """A phase of a training run, which starts from the averaged weights of the previous phase.
 
@@ -75,7 +68,7 @@ class RecipeConfig(Config):
     validation_clips: Whole  # number of clips of each validation
     checkpoint_every: Count  # steps; also the largest number of steps that a killed run repeats
     keep: Count  # number of newest checkpoints to keep, besides the best by validation loss
-    start: StartConfig | None  # null: random weights
+    new_weights: tuple[str, ...]  # name prefixes of weights that the row's `start` lacks; these stay random
     phases: tuple[PhaseConfig, ...]  # run in this order; empty: a single phase of `steps` steps
 
     @property

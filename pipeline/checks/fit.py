@@ -2,35 +2,27 @@
 
 from collections.abc import Container, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from components.foundation.config import Config, parse, plain
+from components.foundation import checkpoint
 from components.foundation.errors import InputError
-from components.models.conditions.interface import ActionConfig, condition_of, zero_clip
-from components.models.kinds import ModelConfig
-from components.models.latent_training import phase_model
+from components.models.conditions.interface import ActionConfig, condition_of
+from components.models.latent_training import RANDOM_WEIGHTS, phase_model
 from components.nn.autoencoders.folded import FoldedVAEConfig
 from components.nn.lpips import TRUNKS
 from components.sampling.frame import SamplerConfig
-from components.training.optimizer import RecipeConfig
-from components.training.plan import loss_names
 from pipeline.checks.entries import ParamsCheck, Row
 from pipeline.tuning import sampler_search, training_search
 from pipeline.tuning import search_space as spaces
 from pipeline.tuning.ablation import points
 from pipeline.tuning.sampler_search import SamplingSearch
+from pipeline.tuning.training_search import Candidate
 
 SMALLEST: Final = 11  # height and width in pixels that SSIM needs
-
-
-class ModelAndRecipe(Config):
-    """A model and its recipe: the settings that a training search can vary."""
-
-    model: ModelConfig
-    recipe: RecipeConfig
 
 
 def autoencoder(check: ParamsCheck, name: str) -> None:
@@ -59,9 +51,9 @@ def autoencoder(check: ParamsCheck, name: str) -> None:
             )
     if recipe is not None:
         check.attempt(recipe.check, f"recipes.{vae.recipe}")
-        if recipe.start is not None or recipe.phases:
+        if recipe.new_weights or recipe.phases:
             check.problem(
-                f"recipes.{vae.recipe} has a start or phases, which only video models take; set them to null and [], "
+                f"recipes.{vae.recipe} has new_weights or phases, which only video models take; set both to [], "
                 f"or name another recipe in {where}.recipe"
             )
 
@@ -85,6 +77,25 @@ def experiment(check: ParamsCheck, row: Row) -> None:
         _sampler(check, row, module)
         _positions(check, row, module)
     _search(check, row)
+
+
+def initial_weights(check: ParamsCheck, row: Row, root: Path) -> None:
+    """Check that a row or a folder of `root` gives the weights that a row's training starts from."""
+    where, start = f"experiments.{row.name}.start", Path(row.chosen.start)
+    rows = {Path("data/models") / name: name for name in check.names("experiments")}
+    if start == RANDOM_WEIGHTS:
+        if row.recipe is not None and row.recipe.new_weights:
+            check.problem(
+                f"{row.path('recipe')}.new_weights lists weights that {where} lacks, but that is {start}, where all "
+                f"weights are new; set new_weights to [], or {where} to the folder of a trained model"
+            )
+    elif rows.get(start) == row.name:
+        check.problem(f"{where} is the row's own model; set it to that of another row, or to {RANDOM_WEIGHTS}")
+    elif start not in rows and not (root / start / checkpoint.WEIGHTS).is_file():
+        check.problem(
+            f"{where} is {start}, which no row writes and which holds no {checkpoint.WEIGHTS}; set it to the folder of "
+            f"a trained model, such as data/models/{check.names('experiments')[0]}, or to {RANDOM_WEIGHTS}"
+        )
 
 
 def ablation(check: ParamsCheck, name: str) -> None:
@@ -292,19 +303,15 @@ def _search(check: ParamsCheck, row: Row) -> None:
     if row.recipe.phases:
         check.problem(f"{where} needs a recipe without phases, but {row.path('recipe')} has some; name another recipe")
         return
-    content = {"model": plain(row.model), "recipe": plain(row.recipe)}
-    check.attempt(partial(training_search.suggester, content, search), where)
+    current = Candidate(model=row.model, recipe=row.recipe)
+    check.attempt(partial(training_search.suggester, current, search), where)
     for setting in ({}, *spaces.settings_to_check(search.space)):
-        check.attempt(partial(_trial, row, content, setting), where)
+        check.attempt(partial(_trial, row, current, setting), where)
 
 
-def _trial(row: Row, content: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
+def _trial(row: Row, current: Candidate, setting: Mapping[str, Any]) -> None:
     """Raise InputError if a training search cannot try a setting or does not report its objectives."""
-    chosen = parse(ModelAndRecipe, spaces.changed(content, setting, "model and recipe"), where="space")
+    chosen = current.changed(setting)
     chosen.recipe.check()
     frames = row.autoencoder.latent[0] if isinstance(row.autoencoder, FoldedVAEConfig) else 3
-    clip = zero_clip(chosen.model, (frames, *chosen.model.latent))
-    reported = [f"validation_{name}" for name in loss_names(chosen.model.build, clip)]
-    for name in row.search.objectives:
-        if name not in reported:
-            raise InputError(f"training does not report {name}; choose objectives from {', '.join(reported)}")
+    chosen.check_objectives(row.search, (frames, *chosen.model.latent))

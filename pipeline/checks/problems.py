@@ -83,6 +83,7 @@ def _rows(check: ParamsCheck, table: str, row: str) -> list[str]:
 def _experiment(check: ParamsCheck, name: str, known: Known) -> None:
     if (row := Row.of(check, name)) is not None:
         fit.experiment(check, row)
+        fit.initial_weights(check, row, known.root)
         counts.experiment(check, row, known)
 
 

@@ -139,6 +139,7 @@ class Experiment(Config):
     autoencoder: str  # entry of `autoencoders`
     model: str  # entry of `models`
     recipe: str  # entry of `recipes`, for the model
+    start: str  # folder of the weights that the training starts from; presets/random-weights: random ones
     sampler: str  # entry of `samplers`, with which the search begins
     search: str  # entry of `searches`
     protocol: str  # entry of `protocols`

@@ -1,4 +1,4 @@
-"""Trials of a search over sampler settings, on the same clips with the same random draws."""
+"""Trials of sampler settings, for a search or an ablation, on the same clips with the same random draws."""
 
 import functools
 import time
@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.datasets.annotations import Annotations
 from components.datasets.clips import Clips
-from components.foundation import devices
+from components.foundation import checkpoint, devices
 from components.foundation.caching.cache import Cache
+from components.foundation.config import plain
 from components.metrics.distances import fvd
 from components.metrics.distances.features import FeatureExtractor
 from components.metrics.distances.fvd import ProtocolConfig
@@ -26,6 +27,7 @@ from components.sampling.predictor import Predictor
 from components.telemetry.tracking import RunHandle
 from pipeline.runtime import cluster
 from pipeline.runtime.ray_map import INLINE
+from pipeline.tuning.ablation import Point
 from pipeline.tuning.sampler_search import changed
 
 
@@ -93,6 +95,47 @@ def trial(number: int, setting: Mapping[str, Any], shared: Scoring) -> dict[str,
         metrics = {"fvd": score.value, **interval("fvd", score)}
         metrics |= {"milliseconds_per_frame": milliseconds, "gigaflops_per_frame": gigaflops}
         log.metrics(metrics | measure.use().metrics())
+    return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class AblationInputs:
+    """Inputs that all points of an ablation share: clips and random draws are the same."""
+
+    points: list[Point]
+    scorings: Mapping[str, Scoring]  # by experiment
+    folder: Path  # holds the features of each finished point
+
+    def features(self, index: int) -> Path:
+        """Return the path of a point's features."""
+        return self.folder / f"{index}.safetensors"
+
+    def difference(self, index: int) -> dict[str, Any]:
+        """Return a point's FVD minus the FVD of its comparison point, with the interval, on the same clips.
+
+        All values are None if there is no point to compare with or one of the two failed.
+        """
+        names = ("difference", "difference_low", "difference_high")
+        other = self.points[index].against
+        if other is None or not all(self.features(point).is_file() for point in (index, other)):
+            return {"against": None, **dict.fromkeys(names)}
+        fake, compared = (checkpoint.read_weights(self.features(point))["features"] for point in (index, other))
+        scoring = self.scorings[self.points[index].experiment]
+        estimate = fvd.difference(scoring.real, fake, compared, scoring.protocol.resamples)
+        values = (estimate.value, estimate.low, estimate.high)
+        return {"against": self.points[other].arm, **dict(zip(names, values, strict=True))}
+
+
+def ablation_trial(number: int, setting: Mapping[str, Any], shared: AblationInputs) -> dict[str, float]:
+    """Write the features of one point; return its FVD with the interval, and the milliseconds per frame."""
+    point = shared.points[setting["point"]]
+    scoring = shared.scorings[point.experiment]
+    with scoring.log.child(point.name, {"arm": point.arm, **plain(point.sampler)}) as log:
+        fake, milliseconds, _ = features(point.sampler, scoring)
+        checkpoint.save_weights(shared.features(setting["point"]), {"features": fake})
+        score = fvd.score(scoring.real, fake, scoring.protocol.resamples)
+        metrics = {"fvd": score.value, **interval("fvd", score), "milliseconds_per_frame": milliseconds}
+        log.metrics(metrics)
     return metrics
 
 

@@ -7,10 +7,11 @@ returns enough of them to check that all are valid; `draw` returns a random one.
 import json
 import math
 import random
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, field_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, JsonValue, Tag
 
 from components.foundation.config import Config, flatten
 from components.foundation.errors import InputError
@@ -19,116 +20,113 @@ from components.foundation.settings.ranges import Positive, Several
 Setting = dict[str, JsonValue]  # dotted path -> value
 
 
-class Choices(Config):
+class Listed(Config):
+    """Values that can be listed."""
+
+    @abstractmethod
+    def values(self) -> list[JsonValue]:
+        """Return all values in order."""
+
+    def values_to_check(self) -> list[JsonValue]:
+        """Return all values."""
+        return self.values()
+
+    def draw(self, generator: random.Random) -> JsonValue:
+        """Return a random value."""
+        return generator.choice(self.values())
+
+
+class Choices(Listed):
     """One of several values. A mapping as value changes several settings together, such as the width of all parts."""
 
     choices: Annotated[tuple[JsonValue, ...], Field(min_length=1)]
 
-    def values(self) -> list[JsonValue] | None:
-        """Return all values."""
+    def values(self) -> list[JsonValue]:
+        """Return all values in order."""
         return list(self.choices)
 
-    def values_to_check(self) -> list[JsonValue]:
-        """Return all values, because each must be checked."""
-        return list(self.choices)
 
-    def draw(self, generator: random.Random) -> JsonValue:
-        """Return a random value."""
-        return generator.choice(self.choices)
-
-
-class Grid(Config):
+class Grid(Listed):
     """Equally spaced numbers, including both ends."""
 
     grid: tuple[float, float, Several]  # first, last, count
 
-    def values(self) -> list[JsonValue] | None:
+    def values(self) -> list[JsonValue]:
         """Return all values in order."""
         low, high, count = self.grid
         return [round(low + (high - low) * index / (count - 1), 12) for index in range(count)]
-
-    def values_to_check(self) -> list[JsonValue]:
-        """Return all values."""
-        return self.values() or []
-
-    def draw(self, generator: random.Random) -> JsonValue:
-        """Return a random value."""
-        return generator.choice(self.values() or [])
-
-
-class Uniform(Config):
-    """A uniformly distributed number between two ends."""
-
-    uniform: tuple[float, float]
-
-    @field_validator("uniform")
-    @classmethod
-    def _ordered(cls, ends: tuple[float, float]) -> tuple[float, float]:
-        return _ordered(ends)
-
-    def values(self) -> list[JsonValue] | None:
-        """Return None, because the range is continuous."""
-        return None
-
-    def values_to_check(self) -> list[JsonValue]:
-        """Return both ends."""
-        return list(self.uniform)
-
-    def draw(self, generator: random.Random) -> JsonValue:
-        """Return a uniformly distributed value."""
-        return generator.uniform(*self.uniform)
-
-
-class LogUniform(Config):
-    """A number between two positive ends, whose logarithm is uniformly distributed."""
-
-    loguniform: tuple[Positive, float]
-
-    @field_validator("loguniform")
-    @classmethod
-    def _ordered(cls, ends: tuple[float, float]) -> tuple[float, float]:
-        return _ordered(ends)
-
-    def values(self) -> list[JsonValue] | None:
-        """Return None, because the range is continuous."""
-        return None
-
-    def values_to_check(self) -> list[JsonValue]:
-        """Return both ends."""
-        return list(self.loguniform)
-
-    def draw(self, generator: random.Random) -> JsonValue:
-        """Return a random value."""
-        return math.exp(generator.uniform(*map(math.log, self.loguniform)))
-
-
-class Integers(Config):
-    """An integer between two ends, both included."""
-
-    integers: tuple[int, int]
-
-    @field_validator("integers")
-    @classmethod
-    def _ordered(cls, ends: tuple[int, int]) -> tuple[int, int]:
-        return _ordered(ends)
-
-    def values(self) -> list[JsonValue] | None:
-        """Return all values."""
-        return list(range(self.integers[0], self.integers[1] + 1))
-
-    def values_to_check(self) -> list[JsonValue]:
-        """Return both ends."""
-        return list(self.integers)
-
-    def draw(self, generator: random.Random) -> JsonValue:
-        """Return a random value."""
-        return generator.randint(*self.integers)
 
 
 def _ordered(ends: tuple[Any, Any]) -> tuple[Any, Any]:
     if ends[0] >= ends[1]:
         raise ValueError("the lower end of a range must be below the upper end; correct the range")
     return ends
+
+
+class Ranged(Config):
+    """Numbers between two ends, both included."""
+
+    @property
+    @abstractmethod
+    def ends(self) -> tuple[float, float]:
+        """Lower and upper end."""
+
+    def values(self) -> list[JsonValue] | None:
+        """Return None, because the range is continuous."""
+        return None
+
+    def values_to_check(self) -> list[JsonValue]:
+        """Return both ends."""
+        return list(self.ends)
+
+
+class Uniform(Ranged):
+    """A uniformly distributed number between two ends."""
+
+    uniform: Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        return self.uniform
+
+    def draw(self, generator: random.Random) -> JsonValue:
+        """Return a uniformly distributed value."""
+        return generator.uniform(*self.uniform)
+
+
+class LogUniform(Ranged):
+    """A number between two positive ends, whose logarithm is uniformly distributed."""
+
+    loguniform: Annotated[tuple[Positive, float], AfterValidator(_ordered)]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        return self.loguniform
+
+    def draw(self, generator: random.Random) -> JsonValue:
+        """Return a random value."""
+        return math.exp(generator.uniform(*map(math.log, self.loguniform)))
+
+
+class Integers(Ranged):
+    """An integer between two ends, both included."""
+
+    integers: Annotated[tuple[int, int], AfterValidator(_ordered)]
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Lower and upper end."""
+        return self.integers
+
+    def values(self) -> list[JsonValue]:
+        """Return all values in order."""
+        return list(range(self.integers[0], self.integers[1] + 1))
+
+    def draw(self, generator: random.Random) -> JsonValue:
+        """Return a random value."""
+        return generator.randint(*self.integers)
 
 
 KINDS = {"choices": Choices, "grid": Grid, "uniform": Uniform, "loguniform": LogUniform, "integers": Integers}

@@ -14,8 +14,8 @@ from pydantic import Field, JsonValue
 
 from components.foundation.config import Config
 from components.foundation.errors import InputError
-from components.foundation.settings.ranges import Count, Several
-from pipeline.tuning.search_space import Choices, Grid, Integers, LogUniform, Setting, Uniform, Values
+from components.foundation.settings.ranges import Count, Seed, Several
+from pipeline.tuning.search_space import Choices, Grid, Integers, LogUniform, Ranged, Setting, Space, Uniform, Values
 
 Algorithm = Literal["grid", "random", "optuna"]
 ATTEMPTS: Final = 50  # draws from Optuna per setting of a round, until a setting is new
@@ -39,6 +39,17 @@ class Asha(Config):
 Stopper = Annotated[NoStopper | Asha, Field(discriminator="kind")]
 
 
+class SearchSettings(Config):
+    """The settings that both kinds of search have."""
+
+    space: Space  # the first trial uses the current settings
+    algorithm: Algorithm
+    trials: Count  # total number, including the first trial
+    objectives: tuple[str, ...]  # the first ranks; all form the Pareto front
+    concurrent: Count  # maximum number of trials that run at the same time
+    seed: Seed
+
+
 @runtime_checkable
 class Suggester(Protocol):
     """Search algorithm that suggests settings in rounds."""
@@ -59,30 +70,22 @@ class FixedList:
         return self.settings[len(results) :]
 
 
-def build_suggester(
-    first: Setting,
-    space: Mapping[str, Values],
-    algorithm: Algorithm,
-    objectives: int,
-    *,
-    trials: int,
-    round_size: int,
-    seed: int,
-) -> Suggester:
+def build_suggester(first: Setting, search: SearchSettings) -> Suggester:
     """Return the algorithm that suggests `first` and then other settings of the space, at most `trials` in all.
 
-    `round_size` is the number of trials in a round of Optuna, `objectives` the number of objectives of a trial.
-    Raise InputError if the space is empty, or if the algorithm is grid and the space has a range or too many points.
+    A round of Optuna has `concurrent` trials. Raise InputError if the space is empty, or if the algorithm is grid and
+    the space has a range or too many points.
     """
+    space, trials = search.space, search.trials
     if not space and trials > 1:
         raise InputError(
             f"the search space is empty, so {trials} trials have nothing to vary; add settings, or set trials to 1"
         )
-    if algorithm == "grid":
+    if search.algorithm == "grid":
         return FixedList([first, *(point for point in grid_points(space, trials) if point != first)])
-    if algorithm == "random":
-        return FixedList(random_settings(first, space, trials, seed))
-    return Optuna(first, space, objectives, trials=trials, round_size=round_size, seed=seed)
+    if search.algorithm == "random":
+        return FixedList(random_settings(first, space, trials, search.seed))
+    return Optuna(first, space, len(search.objectives), trials=trials, round_size=search.concurrent, seed=search.seed)
 
 
 def grid_points(space: Mapping[str, Values], trials: int) -> list[Setting]:
@@ -222,7 +225,7 @@ def _decode(values: Values, code: Any) -> JsonValue:
         case Choices():
             return json.loads(code)
         case Grid():
-            return (values.values() or [])[code]
+            return values.values()[code]
         case _:
             return code
 
@@ -233,7 +236,7 @@ def _encode(values: Values, value: JsonValue) -> Any:
         case Choices():
             return json.dumps(value)
         case Grid():
-            return (values.values() or []).index(value)
+            return values.values().index(value)
         case _:
             return value
 
@@ -242,5 +245,4 @@ def _contains(values: Values, value: JsonValue) -> bool:
     every = values.values()
     if every is not None:
         return value in every
-    low, high = values.uniform if isinstance(values, Uniform) else values.loguniform  # type: ignore[union-attr]
-    return isinstance(value, float | int) and low <= value <= high
+    return isinstance(value, float | int) and isinstance(values, Ranged) and values.ends[0] <= value <= values.ends[1]

@@ -1,36 +1,24 @@
 """Trials of a search over model and recipe: short training runs on the same batches, each in its own process."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from components.datasets.latents import Latents
-from components.foundation import checkpoint, devices
-from components.foundation.config import Config, parse, plain
+from components.foundation import devices
 from components.foundation.errors import InputError
 from components.models import latent_training
-from components.models.conditions.interface import zero_clip
-from components.models.kinds import ModelConfig
 from components.models.latent_training import InitialWeights, TrainingSource
 from components.telemetry.tracking import RunHandle
 from components.training import loop
 from components.training.loop import Worker
-from components.training.optimizer import RecipeConfig
-from components.training.plan import loss_names
 from pipeline.runtime import cluster
 from pipeline.tuning import search_space as spaces
 from pipeline.tuning.sampler_trials import trial_name
-from pipeline.tuning.training_search import TrainingSearch
-
-
-class Candidate(Config):
-    """The model and recipe of a trial."""
-
-    model: ModelConfig
-    recipe: RecipeConfig
+from pipeline.tuning.training_search import Candidate, TrainingSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +28,14 @@ class TrialInputs:
     current: Candidate  # the model and recipe that a trial changes
     search: TrainingSearch
     source: TrainingSource
+    start: InitialWeights | None
     log: RunHandle
 
     def candidate(self, setting: Mapping[str, Any]) -> Candidate:
         """Return the model and recipe of a trial. Raise InputError if a name or value is not valid."""
-        content = spaces.changed(plain(self.current), setting, "model and recipe")
         short = {"steps": self.search.steps, "log_every": self.search.report_every, "workers": 1}
         short |= {"validate_every": self.search.report_every, "checkpoint_every": self.search.steps}
-        content["recipe"] |= short
-        return parse(Candidate, content, where="search.space")
+        return self.current.changed(setting, **short)
 
 
 def trial(number: int, setting: Mapping[str, Any], shared: TrialInputs) -> Iterator[dict[str, float]]:
@@ -57,10 +44,7 @@ def trial(number: int, setting: Mapping[str, Any], shared: TrialInputs) -> Itera
     worker, measure = Worker(0, 1, devices.device(), nn.Identity()), cluster.measure()
     with shared.log.child(trial_name(number, setting), dict(setting), {"part": "trial"}) as log:
         (phase,) = candidate.recipe.resolved_phases()
-        config = candidate.recipe.start
-        start = (
-            None if config is None else InitialWeights(Path(config.folder).resolve() / checkpoint.WEIGHTS, config.new)
-        )
+        start = shared.start and dataclasses.replace(shared.start, new=candidate.recipe.new_weights)
         training, data = latent_training.make(candidate.model, phase, shared.source, start, None, worker)
         for progress in loop.fit(training, data):
             losses = {name: value for name, value in progress.metrics.items() if name.startswith("validation_")}
@@ -80,8 +64,4 @@ def check(shared: TrialInputs) -> None:
     for setting in ({}, *spaces.settings_to_check(shared.search.space)):
         candidate = shared.candidate(setting)
         latent_training.check(candidate.model, candidate.recipe, latents, shared.source.latents)
-        losses = loss_names(candidate.model.build, zero_clip(candidate.model, latents.shape))
-        reported = [f"validation_{name}" for name in losses]
-        for name in shared.search.objectives:
-            if name not in reported:
-                raise InputError(f"training does not report {name}; choose objectives from {', '.join(reported)}")
+        candidate.check_objectives(shared.search, latents.shape)

@@ -39,7 +39,7 @@ def test_a_group_begins_as_the_model_of_single_frames(model, sampler):
     assert not torch.allclose(second.latent, alone.latent)
 
 
-NEW = ("canvas.frame_heads", "spatial.group_attention")  # as recipe.start.new names them
+NEW = ("canvas.frame_heads", "spatial.group_attention")  # as recipe.new_weights names them
 
 
 def test_a_group_begins_with_the_weights_file_of_the_model_of_single_frames(model, sampler, tmp_path):
@@ -57,7 +57,7 @@ def test_a_group_begins_with_the_weights_file_of_the_model_of_single_frames(mode
     [
         ({"canvas": False}, NEW, "it lacks canvas.blocks"),
         ({"block": "plain"}, NEW, "has another shape of spatial.blocks"),
-        ({}, ("spatial.group_attention",), r"it lacks canvas.frame_heads.* list the prefixes .* in recipe.start.new"),
+        ({}, ("spatial.group_attention",), r"it lacks canvas.frame_heads.* list the prefixes .* in recipe.new_weights"),
         ({"group": 3}, NEW, "it has the unknown canvas.frame_heads.2"),
     ],
 )

@@ -77,7 +77,7 @@ def test_under_a_total_mask_training_and_cached_sampling_would_part(monkeypatch)
 
 
 def test_a_larger_grid_is_trained_on_from_a_smaller_ones_weights_without_anything_new(tmp_path):
-    """Progressive resolution: a recipe's `start` is all it takes, positions are not learned."""
+    """Progressive resolution: a row's `start` is all it takes, positions are not learned."""
     small = opened("videomar")
     checkpoint.save_weights(tmp_path / checkpoint.WEIGHTS, small.state_dict())
     large = tiny("videomar", latent=[3, 6, 5])

@@ -19,7 +19,21 @@ import yaml
 ROOT = Path(__file__).parents[2]
 # runs the code of the current folder, or else of PYTHONPATH; the installed script runs the code that pip knows
 CANVASMAR = (sys.executable, "-m", "pipeline.commands.cli")
-CODE = ("components", "pipeline", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
+# the words of a training on the moments of `write_latents`, without the value of --out
+TRAIN = (
+    *("-m", "pipeline.train", "--row", "kuka-canvasmar", "--clips", "clips/kuka", "--latents", "latents"),
+    *("--autoencoder", "vae", "--start", "presets/random-weights", "--out"),
+)
+CODE = (
+    "components",
+    "pipeline",
+    "presets/random-weights",
+    "dvc.yaml",
+    "params.yaml",
+    ".dvcignore",
+    ".gitignore",
+    "pyproject.toml",
+)
 
 
 def tiny(params: dict[str, Any]) -> dict[str, Any]:

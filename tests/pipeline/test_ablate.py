@@ -14,7 +14,7 @@ from components.metrics.distances import fvd
 from components.telemetry.tracking import RunHandle
 from pipeline import ablate
 from pipeline.tuning.ablation import points
-from pipeline.tuning.sampler_trials import Folders, Scoring
+from pipeline.tuning.sampler_trials import AblationInputs, Folders, Scoring
 
 SAMPLER = {
     "sets": 4, "flow_steps": 2, "solver": "euler", "order": "random", "temperature": 0.0, "temporal_scale": 1.0,
@@ -45,7 +45,7 @@ class Log:
         self.artifacts.append(path)
 
 
-def given(folder: Path) -> tuple[ablate.Params, ablate.Shared, list[dict[str, object]]]:
+def given(folder: Path) -> tuple[ablate.Params, AblationInputs, list[dict[str, object]]]:
     content = {"ablation": ABLATION, "sampler": SAMPLER, "protocol": PROTOCOL}
     params = parse(ablate.Params, content, where="here")
     several = points(params.ablation, params.sampler)
@@ -59,7 +59,7 @@ def given(folder: Path) -> tuple[ablate.Params, ablate.Shared, list[dict[str, ob
     folders, clips = Folders(folder, folder, folder, folder), torch.zeros(16, 10, 3, 4, 4, dtype=torch.uint8)
     log = RunHandle("", "", "", None)
     scoring = Scoring(params.sampler, params.protocol, folders, clips, annotations.NONE, real, 1, log)
-    shared = ablate.Shared(several, {"row": scoring}, folder)
+    shared = AblationInputs(several, {"row": scoring}, folder)
     return params, shared, rows
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipeline.conftest import build, run
+from tests.pipeline.conftest import build, run, set_value
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stale(folder: Path) -> set[str]:
-    """The stages that `dvc repro` would run for their own sake, without rows."""
+def stale(folder: Path, *, rows: bool = False) -> set[str]:
+    """The stages that `dvc repro` would run for their own sake, with or without their rows."""
     told = json.loads(run(folder, "dvc", "status", "--json").stdout)
-    return {name.split("@")[0] for name in told}
+    return set(told) if rows else {name.split("@")[0] for name in told}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,33 @@ def test_an_unused_sampler_makes_nothing_stale_and_an_ablations_own_only_that(fi
             assert stale(finished) == expected
     finally:
         file.write_text(before, encoding="utf-8")
+
+
+def test_a_change_of_the_weights_that_a_row_starts_from_makes_its_training_stale_and_no_other(finished: Path) -> None:
+    weights = finished / "base" / "weights.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"1")
+    files = [finished / name for name in ("params.yaml", "dvc.lock")]
+    before = [file.read_bytes() for file in files]
+    set_value(finished, "experiments.kuka-canvasmar.start", "base")
+    run(finished, "dvc", "commit", "--force", "--quiet")
+    try:
+        weights.write_bytes(b"2")
+        assert stale(finished, rows=True) == {"train@kuka-canvasmar", "sweep@kuka-canvasmar"}
+    finally:
+        for file, content in zip(files, before, strict=True):
+            file.write_bytes(content)
+    assert stale(finished) == set()
+
+
+def test_a_row_that_starts_from_anothers_weights_comes_after_it(finished: Path) -> None:
+    before = (finished / "params.yaml").read_bytes()
+    set_value(finished, "experiments.kuka-canvasmar.start", "data/models/kuka-no-canvas")
+    try:
+        told = run(finished, "dvc", "dag", "--dot", "train@kuka-canvasmar").stdout
+        assert '"train@kuka-no-canvas" -> "train@kuka-canvasmar"' in told
+    finally:
+        (finished / "params.yaml").write_bytes(before)
 
 
 def test_a_model_that_no_arm_samples_makes_no_ablation_stale(finished: Path) -> None:

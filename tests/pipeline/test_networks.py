@@ -14,25 +14,13 @@ import psutil
 import pytest
 
 from components.datasets import clips
-from tests.pipeline.conftest import CANVASMAR, free_port, run
+from tests.pipeline.conftest import CANVASMAR, TRAIN, free_port, run
 from tests.pipeline.runtime.test_clusters import Cluster, end, runs, wait_for
 from tests.pipeline.untrained import write_latents
 
 pytestmark = pytest.mark.faults
 HOSTS = {"left": "10.213.7.1", "right": "10.213.7.2"}
 PORT = 6399
-TRAIN = (
-    "-m",
-    "pipeline.train",
-    "--row",
-    "kuka-canvasmar",
-    "--clips",
-    "clips/kuka",
-    "--latents",
-    "latents",
-    "--autoencoder",
-    "vae",
-)
 
 
 @dataclass
@@ -116,10 +104,10 @@ def test_workers_on_two_machines_follow_the_losses_of_one(machines, project, edi
     write_latents(project / "latents", project / "vae")
     for key, value in {"steps": 20, "batch": 4, "log_every": 1, "precision": "float32"}.items():
         edit(project, f"recipes.model.{key}", value)
-    run(project, sys.executable, *TRAIN, "--out", "one")
+    run(project, sys.executable, *TRAIN, "one")
     edit(project, "recipes.model.workers", 2)
     done = subprocess.run(
-        (*machines.at("left"), sys.executable, *TRAIN, "--out", "two"), cwd=project, capture_output=True, text=True,
+        (*machines.at("left"), sys.executable, *TRAIN, "two"), cwd=project, capture_output=True, text=True,
         env=machines.shell(RAY_ADDRESS=f"{HOSTS['left']}:{PORT}"), timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

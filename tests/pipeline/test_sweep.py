@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -20,11 +21,13 @@ from components.foundation.errors import InputError
 from components.foundation.files import write_text
 from components.metrics.distances import features
 from components.metrics.distances.i3d import I3D
+from components.models.latent_training import RANDOM_WEIGHTS
 from components.reporting.results import read_sweep
 from components.sampling.frame import SamplerConfig
 from components.telemetry import tracking
 from pipeline import ablate, sweep
 from pipeline.runtime import cluster, stage
+from pipeline.tuning import search_results
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.parts import tables, write_models
 
@@ -97,7 +100,8 @@ def search(
     out.mkdir()
     with tracking.run("sweep@test", root=here, tags={}, parameters={}) as log:
         folders = {key: parts / key for key in ("clips", "model", "weights", "latents")}
-        metrics = sweep.main(params, **folders, autoencoder=parts / "vae", out=out, log=log)
+        folders |= {"autoencoder": parts / "vae", "start": RANDOM_WEIGHTS}
+        metrics = sweep.main(params, **folders, out=out, log=log)
     return metrics, out, log.id
 
 
@@ -140,7 +144,7 @@ def test_of_equal_scores_the_least_work_wins_then_the_first_trial_and_never_the_
          "gigaflops_per_frame": work[trial]}
         for trial, (scale, time) in enumerate([(1.2, 2.0), (1.5, 1.0)])
     ]  # fmt: skip
-    table, best = sweep.write_tables(rows, params.search, tmp_path)
+    table, best = search_results.write_tables(rows, params.search, tmp_path)
     assert best["trial"] == winner
     assert table["front"].tolist() == [False, True]
 
@@ -196,6 +200,29 @@ def test_a_search_over_training_scores_short_trainings_and_keeps_the_sampler(her
     assert parse(SamplerConfig, best["sampler"], where="best.json").flow_steps == 2
     assert read_sweep(out).objective == "validation_flow"
     assert len(children(here, run)) == 3
+
+
+def test_a_training_search_from_other_weights_does_not_resume(
+    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tables()
+    content["searches"]["guidance"] = TRAINING
+    params = stage.resolve(sweep.Params, content, "experiments", "kuka-canvasmar")
+    keys = []
+
+    def recorded(trial: Any, suggester: Any, shared: Any, search: Any, metrics: Any, inputs: Any, *_: Any) -> None:
+        keys.append((shared.start and shared.start.path, inputs["start"]))
+        raise InputError("recorded")
+
+    monkeypatch.setattr(sweep, "run_trials", recorded)
+    write_text(tmp_path / "base" / "weights.safetensors", "1")
+    log, bases = SimpleNamespace(handle=None), [tmp_path / "base", parts / "model"]
+    for start in (RANDOM_WEIGHTS, *bases):
+        with pytest.raises(InputError, match="recorded"):
+            sweep.search_training(params, params.search, parts / "latents", parts / "vae", start, {}, tmp_path, log)
+    assert [path for path, _ in keys] == [None, *(base / "weights.safetensors" for base in bases)]
+    assert keys[0][1] is None
+    assert len({key for _, key in keys}) == 3
 
 
 @pytest.mark.parametrize(

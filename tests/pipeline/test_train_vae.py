@@ -14,6 +14,7 @@ from components.nn.autoencoders.folded import FoldedVAE
 from components.nn.autoencoders.interface import to_float
 from components.training.loop import Training, Worker, fit
 from pipeline import train_vae
+from pipeline.fitting import vae_training
 from tests.pipeline.conftest import ROOT, tiny
 from tests.pipeline.encoding.test_moments import write_clips
 
@@ -28,7 +29,7 @@ def params(**changes: object) -> train_vae.Params:
 def made(clips: Path, rank: int, **changes: object) -> tuple[Training, Any]:
     worker = Worker(rank=rank, world_size=2, device=torch.device("cpu"), parallel=lambda model: model)
     chosen = params(**changes)
-    return train_vae.make(chosen.autoencoder, chosen.recipe, clips, clips, worker)
+    return vae_training.make(chosen.autoencoder, chosen.recipe, clips, clips, worker)
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_a_model_under_captions_is_trained_on_what_the_encoder_makes_of_them(wor
     assert not torch.equal(predicted(worded, "few things"), predicted(worded, "many things"))
     edit(worded, "models.words.condition", text | {"numbers": 8})
     told = run(worded, "python", "-m", "pipeline.train", "--row", ROW, "--clips", "data/clips/mine",
-               "--latents", "data/latents/mine-vae", "--autoencoder",
-               "data/autoencoders/mine-vae", "--out", "x", check=False)  # fmt: skip
+               "--latents", "data/latents/mine-vae", "--autoencoder", "data/autoencoders/mine-vae",
+               "--start", "presets/random-weights", "--out", "x", check=False)  # fmt: skip
     assert told.returncode == 2
     assert "qwen2 gives 16 channels per token, but model.condition.numbers is 8; set it to 16" in told.stderr

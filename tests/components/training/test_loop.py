@@ -31,7 +31,7 @@ def recipe(**changes: Any) -> RecipeConfig:
         "warmup": 3, "weight_decay": 0.1, "clip": 0.5, "ema": 0.8, "precision": "float32",
         "activation_checkpointing": False, "compile": False, "workers": 1, "parallel": "ddp",
         "log_every": 3,
-        "validate_every": 6, "validation_clips": 4, "checkpoint_every": 4, "keep": 2, "start": None, "phases": [],
+        "validate_every": 6, "validation_clips": 4, "checkpoint_every": 4, "keep": 2, "new_weights": [], "phases": [],
     }  # fmt: skip
     return parse(RecipeConfig, whole | changes, where="here")
 

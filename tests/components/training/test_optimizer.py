@@ -18,7 +18,7 @@ def recipe(**changes: Any) -> RecipeConfig:
         "warmup": 10, "weight_decay": 0.1, "clip": 1.0, "ema": 0.9, "precision": "float32",
         "activation_checkpointing": False, "compile": False, "workers": 1, "parallel": "ddp",
         "log_every": 10,
-        "validate_every": 50, "validation_clips": 4, "checkpoint_every": 50, "keep": 2, "start": None, "phases": [],
+        "validate_every": 50, "validation_clips": 4, "checkpoint_every": 50, "keep": 2, "new_weights": [], "phases": [],
     }  # fmt: skip
     return parse(RecipeConfig, whole | changes, where="here")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import run
+from tests.pipeline.conftest import TRAIN, run
 from tests.pipeline.untrained import write_latents
 
 pytestmark = pytest.mark.faults
@@ -50,19 +50,7 @@ def test_from_the_command_to_the_step_of_the_optimiser_it_is_at_most_seven_calls
     for path, recorder in (("pipeline/fitting/trainer.py", DRIVER), ("components/training/optimizer.py", WORKER)):
         file = project / path
         file.write_text(file.read_text(encoding="utf-8") + STACK + recorder, encoding="utf-8")
-    words = (
-        "--row",
-        "kuka-canvasmar",
-        "--clips",
-        "clips/kuka",
-        "--latents",
-        "latents",
-        "--autoencoder",
-        "vae",
-        "--out",
-        "out",
-    )
-    run(project, "python", "-m", "pipeline.train", *words)
+    run(project, "python", *TRAIN, "out")
     driver, worker = (json.loads((project / f"{name}.json").read_text("utf-8")) for name in ("driver", "worker"))
     assert driver[:3] == ["pipeline/train.py:<module>", "pipeline/runtime/stage.py:run", "pipeline/train.py:main"]
     assert worker[-1] == "components/training/loop.py:update"

@@ -15,6 +15,7 @@ from components.datasets.latents import Latents
 from components.foundation import checkpoint
 from components.foundation.config import parse, read_yaml
 from components.foundation.errors import InputError
+from components.models.latent_training import RANDOM_WEIGHTS
 from components.training.loop import Worker
 from components.training.optimizer import RecipeConfig
 from pipeline import train
@@ -125,7 +126,7 @@ def test_a_vae_has_no_phases() -> None:
         },
         where="here",
     )
-    with pytest.raises(InputError, match="recipe vae has a start or phases"):
+    with pytest.raises(InputError, match="recipe vae has new_weights or phases"):
         train_vae.check(chosen.autoencoder, chosen.recipe, None)
 
 
@@ -137,14 +138,13 @@ def test_at_a_rate_of_almost_zero_phases_hand_the_given_weights_on_to_the_end(pr
     given = chosen.model.build().state_dict()
     checkpoint.save_weights(project / "base" / checkpoint.WEIGHTS, given)
     for key, value in {
-        "start": {"folder": "base", "new": []},
         "learning_rate": 1e-30,
         "log_every": 2,
         "phases": [PHASE | {"frames": 3}, PHASE],
     }.items():
         edit(project, f"recipes.model.{key}", value)
     words = ("python", "-m", "pipeline.train", "--row", "kuka-canvasmar", "--clips", "clips/kuka",
-             "--latents", "latents", "--autoencoder", "vae", "--out", "out")  # fmt: skip
+             "--latents", "latents", "--autoencoder", "vae", "--start", "base", "--out", "out")  # fmt: skip
     said = run(project, *words).stdout
     assert "train the video model phase 1 of 2: 4/4 steps" in said
     assert "train the video model phase 2 of 2: 4/4 steps" in said
@@ -189,8 +189,9 @@ def test_a_model_of_any_kind_has_the_same_weights_at_another_resolution(model: d
     assert small == large
 
 
-def test_a_recipe_says_where_it_starts_and_what_is_new() -> None:
-    chosen = params(start={"folder": "data/models/base", "new": ["group."]}).recipe
+def test_a_folder_of_weights_is_a_start_and_the_folder_of_random_weights_is_none(tmp_path: Path) -> None:
+    chosen = params(new_weights=["group."]).recipe
     assert isinstance(chosen, RecipeConfig)
-    assert chosen.start is not None
-    assert chosen.start.new == ("group.",)
+    assert InitialWeights.of(RANDOM_WEIGHTS, chosen.new_weights) is None
+    assert (ROOT / RANDOM_WEIGHTS).is_dir()
+    assert InitialWeights.of(tmp_path, chosen.new_weights) == InitialWeights(tmp_path / checkpoint.WEIGHTS, ("group.",))

@@ -23,24 +23,10 @@ from safetensors.torch import load_file
 from components.datasets import latents, shards
 from components.datasets.loading import sample_ids
 from components.foundation.files import sha256
-from tests.pipeline.conftest import build, environment, free_port, run, set_value
+from tests.pipeline.conftest import TRAIN, build, environment, free_port, run, set_value
 from tests.pipeline.untrained import write_latents
 
 pytestmark = pytest.mark.faults
-TRAIN = (
-    "python",
-    "-m",
-    "pipeline.train",
-    "--row",
-    "kuka-canvasmar",
-    "--clips",
-    "clips/kuka",
-    "--latents",
-    "latents",
-    "--autoencoder",
-    "vae",
-    "--out",
-)
 
 
 @pytest.fixture
@@ -53,7 +39,7 @@ def trainable(project: Path) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a training of such a project leaves that nobody disturbs."""
     folder = with_moments(build(tmp_path_factory.mktemp("whole") / "project"))
-    run(folder, *TRAIN, "out")
+    run(folder, "python", *TRAIN, "out")
     return folder / "out"
 
 
@@ -72,7 +58,7 @@ def history(folder: Path) -> pd.DataFrame:
 def begin(folder: Path, out: str) -> subprocess.Popen[str]:
     """A training in a session of its own, as a terminal would start it."""
     return subprocess.Popen(
-        (*TRAIN, out), cwd=folder, env=environment(), text=True, start_new_session=True,
+        ("python", *TRAIN, out), cwd=folder, env=environment(), text=True, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -103,7 +89,7 @@ def test_interrupted_then_killed_then_damaged_it_ends_with_the_same_weights(trai
     first = begin(trainable, "resumed")
     lock = trainable / ".state" / "locks" / "train@kuka-canvasmar.lock"
     wait_for(lambda: lock.exists() and lock.read_text(encoding="utf-8") == f"{first.pid}\n", "the beginning")
-    second = run(trainable, *TRAIN, "resumed", check=False)
+    second = run(trainable, "python", *TRAIN, "resumed", check=False)
     assert second.returncode == 2
     assert f"train@kuka-canvasmar is already being run by process {first.pid};" in second.stderr
     wait_for(lambda: bool(checkpoints(trainable)), "a first checkpoint")
@@ -122,7 +108,7 @@ def test_interrupted_then_killed_then_damaged_it_ends_with_the_same_weights(trai
     assert not (trainable / "resumed").exists()
 
     edit(trainable, "recipes.model.seed", 1)  # a changed parameter does not go on from another's checkpoint
-    run(trainable, *TRAIN, "other")
+    run(trainable, "python", *TRAIN, "other")
     other = history(trainable / "other")
     assert other["step"].iloc[0] == 1
     assert other["loss"].iloc[0] != history(whole)["loss"].iloc[0]
@@ -130,7 +116,7 @@ def test_interrupted_then_killed_then_damaged_it_ends_with_the_same_weights(trai
 
     torn = checkpoints(trainable)[-1]
     flip(torn / "state.pt")
-    last = run(trainable, *TRAIN, "resumed")
+    last = run(trainable, "python", *TRAIN, "resumed")
     assert f"{torn.name} is damaged" in last.stderr
     assert "using the previous checkpoint instead" in last.stderr
     expected, resumed = (load_file(out / "weights.safetensors") for out in (whole, trainable / "resumed"))
@@ -153,14 +139,14 @@ def test_it_goes_on_after_an_edit_of_what_shows_it_and_begins_again_after_one_of
 
     added = "\n\ndef added() -> int:\n    return 1\n"
     before = edit("components/training/optimizer.py", added)
-    other = run(trainable, *TRAIN, "other")
+    other = run(trainable, "python", *TRAIN, "other")
     assert "were written by other code and are not used" in other.stderr
     assert "resuming from the checkpoint" not in other.stderr
     assert history(trainable / "other")["step"].iloc[0] == 1
     (trainable / "components/training/optimizer.py").write_text(before + "# a comment\n", encoding="utf-8")
     edit("components/telemetry/progress.py", added)
     edit("components/reporting/page.py", added)
-    assert "resuming from the checkpoint" in run(trainable, *TRAIN, "out").stderr
+    assert "resuming from the checkpoint" in run(trainable, "python", *TRAIN, "out").stderr
     assert checkpoints(trainable) == []
 
 
@@ -222,7 +208,7 @@ def test_a_server_of_runs_that_goes_away_for_a_while_misses_nothing_in_the_end(t
     server = Server(tmp_path)
     server.start()
     training = subprocess.Popen(
-        (*TRAIN, "out"), cwd=trainable, env=environment() | {"MLFLOW_TRACKING_URI": server.address},
+        ("python", *TRAIN, "out"), cwd=trainable, env=environment() | {"MLFLOW_TRACKING_URI": server.address},
         text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
@@ -262,7 +248,7 @@ def test_a_clip_that_is_not_finite_stops_two_workers_with_its_step_and_the_sampl
     listed = tuple(told if one == shard else one for one in manifest.shards)
     shards.write_manifest(folder, manifest.model_copy(update={"shards": listed}))
     edit(trainable, "recipes.model.workers", 2)
-    said = run(trainable, *TRAIN, "out", check=False)
+    said = run(trainable, "python", *TRAIN, "out", check=False)
     assert said.returncode == 2
     found = re.search(r"the loss is not finite at step (\d) \(loss nan.*; samples \[(.*)\]\)", said.stderr)
     assert found, said.stderr

@@ -139,7 +139,8 @@ def training_node(cluster: Cluster) -> psutil.Process | None:
 def train_on(cluster: Cluster, project: Path) -> tuple[subprocess.Popen[bytes], Path]:
     """A training on the cluster whose driver runs here, and the file of what it says."""
     words = ("-m", "pipeline.train", "--row", ROWS[0], "--clips", "data/clips/kuka", "--latents",
-             "data/latents/kuka-vae", "--autoencoder", "data/autoencoders/kuka-vae", "--out", "trained")  # fmt: skip
+             "data/latents/kuka-vae", "--autoencoder", "data/autoencoders/kuka-vae",
+             "--start", "presets/random-weights", "--out", "trained")  # fmt: skip
     said = project / "said.txt"
     with said.open("w") as log:
         training = subprocess.Popen(

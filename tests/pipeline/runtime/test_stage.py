@@ -16,8 +16,8 @@ from tests.pipeline.conftest import CANVASMAR
 
 ROOT = Path(__file__).parents[3]
 ROW = {
-    "dataset": "d", "scored_on": "d", "autoencoder": "a", "model": "m", "recipe": "r", "sampler": "s", "search": "q",
-    "protocol": "p",
+    "dataset": "d", "scored_on": "d", "autoencoder": "a", "model": "m", "recipe": "r", "start": "w",
+    "sampler": "s", "search": "q", "protocol": "p",
 }  # fmt: skip
 TABLES_OF_ROW: dict[str, Any] = {
     "datasets": {"d": {"side": 8}},
@@ -94,9 +94,9 @@ def test_a_field_named_like_a_table_is_the_table() -> None:
 
 def test_the_table_of_a_field_is_its_plural() -> None:
     assert resolve(Searching, TABLES_OF_ROW, "experiments", "row").search.side == 6
-    assert {plural(field) for field in (*(ROW.keys() - {"scored_on"}), "simulation", "experiment", "ablation")} == set(
-        TABLES
-    )
+    assert {
+        plural(field) for field in (*(ROW.keys() - {"scored_on", "start"}), "simulation", "experiment", "ablation")
+    } == set(TABLES)
 
 
 def test_a_field_is_not_touched_by_what_another_row_uses() -> None:

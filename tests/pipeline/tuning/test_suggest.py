@@ -6,7 +6,7 @@ import pytest
 from components.foundation.config import Config, parse
 from components.foundation.errors import InputError
 from pipeline.tuning.search_space import Space, changed, current_values
-from pipeline.tuning.suggest import Optuna, Results, Suggester, build_suggester
+from pipeline.tuning.suggest import Optuna, Results, SearchSettings, Suggester, build_suggester
 
 
 class Spaced(Config):
@@ -83,7 +83,8 @@ def test_a_round_is_as_long_as_trials_go_on_together() -> None:
 
 
 def test_several_objectives_are_told_together() -> None:
-    found = build_suggester({"n": 1}, space(n={"integers": [1, 30]}), "optuna", 2, trials=8, round_size=1, seed=0)
+    content = {"space": {"n": {"integers": [1, 30]}}, "algorithm": "optuna", "trials": 8, "objectives": ("a", "b")}
+    found = build_suggester({"n": 1}, parse(SearchSettings, content | {"concurrent": 1, "seed": 0}, where="here"))
     results: list[list[float] | None] = []
     while suggested := found.suggest(results):
         results += [[float(one["n"]), -float(one["n"])] for one in suggested]
