@@ -186,15 +186,15 @@ def _scored(evaluations: Sequence[Evaluation]) -> list[tuple[str, dict[str, floa
 def _small_sample(clips: int, references: Iterable[Score]) -> str:
     size, null, deviation, detected = next((row for row in reversed(NULLS) if row[0] <= clips), NULLS[0])
     floor = next((score.metrics.get("fvd") for score in references if score.name == "real against real"), None)
-    measured = "" if floor is None else f" (in this evaluation, real against real has {number(floor, 0)})"
-    few = (
-        f"{clips} clips are few for FVD: with {size} clips per side, two sets of equal quality have an FVD of about "
-        f"{null} ± {deviation}{measured}"
-    )
+    if floor is None:
+        between = f"two equally good sets of {size} synthetic clips have an FVD of about {null} ± {deviation}"
+    else:
+        between = f"two sets of real clips have an FVD of {number(floor, 0)} here"
     power = f"and a difference is detected reliably only if {detected}"
     if clips < size:
         power = "and smaller sets are even less reliable"
-    return f"{few}, {power}. Compare with the references, never with an FVD of another number of clips."
+    few = f"{clips} clips are few for FVD: {between}, {power}."
+    return f"{few} Compare with the references, never with an FVD of another number of clips."
 
 
 def _with_run_metrics(evaluation: Evaluation, score: Score) -> dict[str, float]:
@@ -326,7 +326,7 @@ def usage_table(usage: Sequence[Mapping[str, Any]]) -> Table | None:
     )
     notes = (
         "Each line shows the last finished run of a stage. Unfinished runs are not included.",
-        "CPU and GPU: hours summed over all processes. Costs are shown if params.yaml has `prices`.",
+        "CPU and GPU: hours summed over all processes. Costs are shown if params.yaml has prices.",
     )
     return Table((*heads, Cell("commit")), tuple(lines), notes, text_columns=2) if usage else None
 
