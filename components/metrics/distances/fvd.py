@@ -54,7 +54,7 @@ class ProtocolConfig(Config):
     @classmethod
     def _possible(cls, blocks: int, info: Any) -> int:
         if 0 < blocks < FEWEST_BLOCKS or blocks > info.data.get("clips", blocks):
-            raise ValueError(f"use 0 for no interval, or {FEWEST_BLOCKS} to `clips` blocks; 16 are enough")
+            raise ValueError(f"it must be 0 (no interval), or from {FEWEST_BLOCKS} to protocol.clips; 16 is enough")
         return blocks
 
     @property
@@ -152,7 +152,7 @@ def leaving_out(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: 
 
 
 def _leaving_out_parts(sides: list[list[Tensor]]) -> Callable[..., float]:
-    """Return the function of `leaving_out`, computed from one Gaussian per block: its time ignores the block size."""
+    """Return the function of `leaving_out`, computed from one Gaussian per block, whatever the size of the blocks."""
     fitted = [[Gaussian.fit(part) for part in parts] for parts in sides]
 
     def without(*left_out: int) -> float:
