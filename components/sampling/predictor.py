@@ -77,8 +77,8 @@ class Predictor:
             encoder = encoders.caption_encoder(condition, self.device)
         if encoder.identity != self.description.encoder:
             raise InputError(
-                f"the model was trained with the encoder {self.description.encoder}, but the encoder of that name is now "
-                f"{encoder.identity}; restore the original encoder, or run `dvc repro` to train again"
+                f"the model was trained with the encoder {self.description.encoder}, but the encoder of that name is "
+                f"now {encoder.identity}; restore the original encoder, or run `dvc repro` to train again"
             )
         return encoder
 
