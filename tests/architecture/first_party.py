@@ -117,7 +117,7 @@ class Tree:
     def closure(
         self, path: str, moments: frozenset[Moment] = RUNNING, without: frozenset[str] = frozenset()
     ) -> frozenset[str]:
-        """Return a file and its imports at any depth; skip `__init__.py` and the files of `without` with their imports."""
+        """Return a file and its imports at any depth, without `__init__.py`, and without `without` and its imports."""
         seen: set[str] = set()
         ahead = [path]
         while ahead:
