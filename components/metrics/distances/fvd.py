@@ -127,8 +127,8 @@ def difference(
 ) -> Estimate:
     """Return the FVD of `fake` minus the FVD of `other`, two sets of predictions of the same clips, with its interval.
 
-    Both FVDs leave out the same blocks of clips, so a clip that is hard for both does not widen the interval, unlike
-    the intervals of `score`. If row i of both sets was sampled with the same noise, that noise cancels too.
+    Both FVDs leave out the same blocks of clips, so a clip that is hard for both does not widen the interval. It does
+    widen the two intervals of `score`. If row i of both sets was sampled with the same noise, that noise cancels too.
     """
     parts = min(blocks, len(real), len(fake))
     first, second = (leaving_out(real, samples, max(parts, 1)) for samples in (fake, other))
