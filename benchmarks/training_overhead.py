@@ -66,7 +66,7 @@ class Turns:
         os.write(self._other, GO)
 
     def around(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield the batches. Requesting the batch after a turn ends the turn; the end of the last is not recorded."""
+        """Yield the batches. The request for the next batch ends a turn; the end of the last turn is not recorded."""
         for step in itertools.count():
             if step % TURN == 0:
                 if step:

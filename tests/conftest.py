@@ -1,4 +1,4 @@
-"""Shapes are checked while the tests run: every jaxtyping annotation in components/ is enforced by beartype."""
+"""Fixtures of all tests. While tests run, beartype checks every jaxtyping annotation in components/."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("components", "beartype.beartype")
-# with Ray's own choice, the lowest priority, workers hardly run beside the other tests
+# by default, Ray gives its workers the lowest priority, and they hardly run next to other tests
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 
@@ -19,24 +19,24 @@ BEGAN = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--within", type=float, metavar="MINUTES", help="skip the tests that have not begun by then")
+    parser.addoption("--within", type=float, metavar="MINUTES", help="skip the tests that have not started by then")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = item.config.getoption("--within")
     if minutes is not None and time.monotonic() - BEGAN > 60 * minutes:
-        pytest.skip(f"not begun within {minutes:g} minutes")
+        pytest.skip(f"not started within {minutes:g} minutes")
 
 
 @pytest.fixture(autouse=True)
 def _no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importing Ray's door names a tracking store for the whole process; a test's runs belong to its own folder."""
+    """Unset the tracking URI, which an import of the Ray modules sets: runs of a test belong to the test's folder."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of four mebibytes."""
+    """Mount a disk of 4 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if (

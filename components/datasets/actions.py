@@ -78,7 +78,7 @@ def read(path: Path) -> Table:
 
 
 def _parsed(path: Path, number: int, line: Mapping[str, str], columns: Sequence[str]) -> tuple[int, list[float]]:
-    """Return the frame number and the values of a CSV line. Raises InputError if one is not a valid number."""
+    """Return the frame number and the values of a CSV line. Raises InputError for an invalid number."""
     where = f"{path}, line {number}"
     try:
         frame = int(line["frame"])

@@ -204,7 +204,7 @@ class Latents:
         return len(self._rows)
 
     def moments(self, indices: Sequence[int]) -> Float[Tensor, "b t i h w"]:
-        """Return the rows `indices`, in this order: c means, then c log variances. Raises InputError if damaged."""
+        """Return the rows `indices`: c means, then c log variances. Raises InputError if a shard is damaged."""
         return self._rows.read(indices)
 
     def verify(self) -> None:

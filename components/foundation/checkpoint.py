@@ -110,7 +110,7 @@ def identity(folder: Path) -> str:
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> str:
-    """Write weights as safetensors, atomically. Return the file's sha256. Raises InputError if that fails."""
+    """Write weights as safetensors, atomically. Return the file's sha256. Raises InputError if writing fails."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ def distance(
 
 
 def _directions(channels: int) -> Float[Tensor, "_ c _ _"]:
-    """Return random directions of equal length, scaled so that one grey level more everywhere is a distance of 1."""
+    """Return random directions of equal length, scaled so that patches one grey level apart have a distance of 1."""
     directions = torch.randn(DIRECTIONS, channels, PATCH, PATCH, generator=torch.Generator().manual_seed(0))
     directions /= directions.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
     return directions / directions.sum(dim=(1, 2, 3)).abs().mean()

@@ -28,7 +28,7 @@ class MaskConfig(Config):
         below, above = self.quantiles()
         if above - below < 1e-9:
             raise ValueError(
-                f"mean {self.mean} with std {self.std} never reaches the interval from {self.low} to 1; raise std"
+                f"mean {self.mean} and std {self.std} give no mask ratio between low, {self.low}, and 1; raise std"
             )
         return self
 

@@ -65,7 +65,7 @@ class Predictor:
 
     @functools.cached_property
     def encoder(self) -> Encoder | None:
-        """Encoder of the conditions; None without conditions. Raises InputError if it differs from training."""
+        """Encoder of the conditions; None without conditions. Raises InputError if it is not that of training."""
         condition = condition_of(self.description.model)
         if condition is None:
             return None
@@ -77,8 +77,8 @@ class Predictor:
             encoder = encoders.caption_encoder(condition, self.device)
         if encoder.identity != self.description.encoder:
             raise InputError(
-                f"the model was trained with the encoder {self.description.encoder}, but the same name now gives "
-                f"{encoder.identity}; restore the original encoder, or run `dvc repro` to train again"
+                f"the model was trained with the encoder {self.description.encoder}, but the encoder of that name is "
+                f"now {encoder.identity}; restore the original encoder, or run `dvc repro` to train again"
             )
         return encoder
 

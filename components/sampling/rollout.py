@@ -32,7 +32,7 @@ def drafts(
 ) -> Iterator[tuple[int, Draft]]:
     """Continue videos as `rollout` does, but yield after each set of tokens.
 
-    Yields the number of frames that are already finished, and the frames in progress. Raises InputError as `rollout`.
+    Yields the number of frames that are already finished, and the frames in progress. Raises the errors of `rollout`.
     """
     if not torch.isfinite(context).all():
         raise InputError("the latents of the context are not finite (NaN or infinity); check the video and the VAE")

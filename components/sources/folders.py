@@ -48,7 +48,7 @@ def by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def linked_within(link: Path, folder: Path) -> str:
-    """Return why a link to a folder of the data set is ignored. Raises InputError if it leads out of the data set."""
+    """Return why a link to a folder is ignored. Raises InputError unless the link leads to a folder of the data set."""
     target, home = Path(os.path.realpath(link)), Path(os.path.realpath(folder))
     inside = target.relative_to(home) if target.is_relative_to(home) else None
     if inside is None or any(part.startswith(".") for part in inside.parts):

@@ -97,7 +97,7 @@ def check(tables: Mapping[str, Any], where: str) -> int:
 
 
 def _check_place(folder: Path, key: str) -> None:
-    """Raise InputError if a folder of videos holds the clips that are cut from it, which DVC refuses."""
+    """Raise InputError if a folder of videos holds the clips that are cut from it: DVC refuses such a project."""
     if Path("data/clips").absolute().is_relative_to(os.path.abspath(folder)):
         raise InputError(
             f"{key} is {folder}, which holds the stages' outputs in data/clips, so DVC cannot track it; "

@@ -87,7 +87,7 @@ class RunHandle:
     parent: str | None
 
     def open(self) -> "Run":
-        """Open the run in this process. Use it in a `with` block or close it; only its creator sets its status."""
+        """Open the run in this process. Use the result in a `with` block, or close it; the run's status stays."""
         return Run(self, watch=False)
 
     @contextmanager

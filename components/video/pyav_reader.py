@@ -38,7 +38,7 @@ def pictures(film: Film, doubts: list[str]) -> Iterator[Picture]:
 
 
 def converted(film: Film, frames: Iterable[Any]) -> Iterator[Picture]:
-    """Yield decoded frames of a film as upright RGB pictures. Raises InputError if one cannot be converted."""
+    """Yield decoded frames of a video as upright RGB pictures. Raises InputError if a frame cannot be converted."""
     converter = VideoReformatter()  # shared: `frame.reformat` would set up a converter for every frame
     matrix, pixel = None, film.header.pixel
     for number, frame in enumerate(frames):

@@ -28,7 +28,7 @@ class FixedRate:
         yield from self._frames(held, begins[1:])
 
     def finish(self, end: float) -> Iterator[UInt8[Tensor, "_ c h w"]]:
-        """Yield the remaining frames, which show the last picture; it ends at `end` seconds."""
+        """Yield the remaining frames, which repeat the last picture up to `end` seconds."""
         if self._newest is not None:
             yield from self._frames(self._newest, [end])
 

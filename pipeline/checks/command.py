@@ -51,7 +51,7 @@ def _require_git(project: Path) -> None:
     if not config.getboolean("core", "no_scm", fallback=False):
         raise InputError(
             f"{project} is not a git repository, and DVC refuses to run; run `git init` there, or "
-            "`dvc config core.no_scm true` to do without git and `dvc exp`"
+            "`dvc config core.no_scm true` to work without git and without `dvc exp`"
         )
 
 

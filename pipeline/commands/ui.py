@@ -18,8 +18,8 @@ PORT = "MLFLOW_UI_PORT"
 def run(root: Path) -> None:
     """Print the links, then replace this process by MLflow's server on port MLFLOW_UI_PORT (5000 by default).
 
-    If MLFLOW_TRACKING_URI is the address of a server, print links to that server and start none. Raise InputError if it
-    does not answer, or if the port or the database cannot be used.
+    If MLFLOW_TRACKING_URI is the address of a server, print links to that server and start none. Raise InputError if
+    that server does not answer, or if the port or the database cannot be used.
     """
     uri = tracking.uri(root)
     port = os.environ.get(PORT, "5000")

@@ -346,7 +346,7 @@ def autoencoder(data: Path, model: Path) -> Path:
 
 
 def _fill_missing(draft: Draft, count: int) -> Float[Tensor, "b g c h w"]:
-    """Return the first `count` frames of a draft; missing tokens are the canvas's, or 0 (the mean) without a canvas."""
+    """Return the first `count` frames of a draft; missing tokens come from the canvas, or are 0 (the mean)."""
     frames, present, group = draft.frames()[:count], draft.present, draft.model.group
     filled = []
     for index, frame in enumerate(frames):

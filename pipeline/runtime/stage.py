@@ -171,10 +171,11 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 
 def resolve(schema: type[Config], tables: Mapping[str, Any], rows: str | None, row: str | None) -> Any:
-    """Return the parameters of a stage for one row: each field is the entry that the row names in the field's table.
+    """Return the parameters of a stage: a value from the tables for each field of the schema.
 
-    The field of the row's own table is the row itself, and a field with the name of a table is the whole table. Raise
-    InputError for unknown tables, rows and entries.
+    A field such as `model` is the entry of `models` that the row names. The field of the row's own table, `rows`, is
+    the row itself. A field with the name of a table, such as `models`, is the whole table. Raise InputError for unknown
+    tables, rows and entries.
     """
     for table in tables:
         if table not in (*TABLES, PRICES):

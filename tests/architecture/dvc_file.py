@@ -1,4 +1,4 @@
-"""dvc.yaml as it is written, beside what the stages' files say of themselves: where the two differ, it lies."""
+"""Compare dvc.yaml with the signatures in the stages' files."""
 
 import ast
 import re
@@ -11,9 +11,9 @@ from typing import Any, Final
 import yaml
 from first_party import EXEMPT, PACKAGES, Tree, code_deps
 
-ROW: Final = "row"  # chooses the parameters; every command line has it whose stage takes rows of a table
-USAGE: Final = "usage"  # what the stages used; the stage that reads it does not add to it
-LOG: Final = "log"  # the run in MLflow, which the stage hands to main
+ROW: Final = "row"  # selects the parameters; in the command line of every stage that takes a row of a table
+USAGE: Final = "usage"  # resource usage of the stages; the stage that reads it does not write it
+LOG: Final = "log"  # the MLflow run, which the stage passes to main
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a stage's file says of itself: whether it takes rows, the fields of Params and the keywords of main."""
+    """Signature of a stage: whether it takes rows, the fields of Params and the keywords of main."""
 
     rows: bool
     fields: frozenset[str]
@@ -44,7 +44,7 @@ class Signature:
 
 
 def read_stages(path: Path) -> list[Stage]:
-    """The stages of a dvc.yaml; raises AssertionError where a command is none of ours."""
+    """Return the stages of a dvc.yaml. Raises AssertionError for a command that runs no stage of pipeline/."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return [_stage(name, entry.get("do", entry)) for name, entry in content["stages"].items()]
 
@@ -84,7 +84,7 @@ def _path(item: str | Mapping[str, Any]) -> str:
 
 
 def _tight(text: str) -> str:
-    """Templates without their inner blanks, so that they compare as text."""
+    """Remove the spaces inside templates, so that templates compare as text."""
     return re.sub(r"\$\{\s*(.*?)\s*\}", r"${\1}", text)
 
 
@@ -93,7 +93,7 @@ def _keys(item: str | Mapping[str, list[str]]) -> list[str]:
 
 
 def read_signature(tree: Tree, path: str) -> Signature | None:
-    """What `main` and `Params` of a stage's file ask for; None if there is no main."""
+    """Return the signature in a stage's file; None if the file has no main."""
     body = tree.sources[path].tree.body
     mains = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "main"]
     schemas = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "Params"]
@@ -120,7 +120,7 @@ def _takes_rows(call: ast.Call) -> bool:
 
 
 def lies(tree: Tree, stage: Stage) -> list[str]:
-    """What dvc.yaml says wrongly of a stage, one sentence each."""
+    """Return a sentence for each difference between dvc.yaml and a stage's signature."""
     if stage.source not in tree.sources:
         return [f"{stage.name}: {stage.source} does not exist"]
     signature = read_signature(tree, stage.source)
@@ -173,7 +173,7 @@ def _lies_of_params(stage: Stage, signature: Signature) -> Iterator[str]:
 
 
 def _singular(table: str) -> str:
-    """The field that holds one entry of a table: `model` of models, `search` of searches."""
+    """Return the field for an entry of a table: `model` for models, `search` for searches."""
     return re.sub(r"(?<=ch)es$|s$", "", table)
 
 
@@ -199,7 +199,7 @@ def _lies_of_paths(stage: Stage, signature: Signature) -> Iterator[str]:
     yield from (
         f"{dep} is a superfluous dep: no argument of main leads there"
         for dep in arrows
-        if not re.fullmatch(r"\$\{[^}]*\}", dep)  # a folder that a parameter names, so the stage knows it from there
+        if not re.fullmatch(r"\$\{[^}]*\}", dep)  # the path is a parameter, so the command line does not need it
         and not any(_holds(dep, str(path)) for path in given)
     )
     name = f"{stage.module}/{[*stage.given.get(ROW, ()), stage.module][0]}.json"

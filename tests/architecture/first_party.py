@@ -1,4 +1,4 @@
-"""The source tree as text: which files there are, what each imports, and when. Nothing of it is imported.
+"""The source tree as text: its files, and what each file imports and when. The files are parsed, not imported.
 
 `python tests/architecture/first_party.py train` prints the rooms that belong in the deps of `pipeline/train.py`.
 """
@@ -14,7 +14,7 @@ from typing import Final, Literal
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("components", "pipeline", "benchmarks")
 EVERYTHING: Final = (*PACKAGES, "tests")
-# from the bottom up: an import points down this list, or stays in its room; every file of code is in one of these rooms
+# from the bottom up: a room imports only itself and rooms above it in this list; every file of code is in one room
 ROOMS: Final = (
     "components/foundation",
     "components/telemetry",
@@ -41,7 +41,7 @@ ROOMS: Final = (
     "pipeline",  # the stages, each a room of its own
     "benchmarks",
 )
-# what a stage records, shows and checks: no output depends on it, so a change of it makes nothing stale
+# telemetry, previews and checks: no output depends on them, so an edit makes no output stale
 EXEMPT: Final = ("components/telemetry", "pipeline/monitoring", "pipeline/checks")
 
 # when an import happens: while the file is imported, later or only if it can, or never (types only)
@@ -52,7 +52,7 @@ EVER: Final[frozenset[Moment]] = frozenset({"import", "later", "typing"})
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One imported name, dotted in full: `from a import b` is `a.b`, not `whole` since b need not be a module."""
+    """One imported name, fully dotted: `from a import b` is `a.b`, with `whole` false because b may be no module."""
 
     name: str
     line: int
@@ -62,13 +62,13 @@ class Import:
 
     @property
     def top(self) -> str:
-        """The package that comes first, `ray` of `ray.train`."""
+        """The top-level package: `ray` for `ray.train`."""
         return self.name.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A Python file; `path` is relative to the root and posix."""
+    """A Python file; `path` is relative to the root, with forward slashes."""
 
     path: str
     text: str
@@ -83,7 +83,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Tree:
-    """All Python files in some folders of a project, and every other file that stands between them."""
+    """All Python files in some folders of a project, and all other files in these folders."""
 
     root: Path
     sources: Mapping[str, Source]
@@ -98,7 +98,7 @@ class Tree:
         return cls(root, sources, frozenset(names.keys() - sources.keys()))
 
     def target(self, imported: Import) -> str | None:
-        """The file of this tree that an import reads, None if there is none."""
+        """Return the file of this tree that an import loads; None if there is none."""
         candidates = [imported.name] if imported.whole else [imported.name, imported.name.rpartition(".")[0]]
         for candidate in candidates:
             stem = candidate.replace(".", "/")
@@ -108,7 +108,7 @@ class Tree:
         return None
 
     def targets(self, path: str, moments: frozenset[Moment] = RUNNING) -> Iterator[str]:
-        """The files of this tree that a file imports at these moments."""
+        """Yield the files of this tree that a file imports at these moments."""
         for imported in self.sources[path].imports:
             target = self.target(imported)
             if target is not None and imported.moment in moments:
@@ -117,7 +117,7 @@ class Tree:
     def closure(
         self, path: str, moments: frozenset[Moment] = RUNNING, without: frozenset[str] = frozenset()
     ) -> frozenset[str]:
-        """A file and all that it imports, however far down, without `__init__.py` and what only `without` imports."""
+        """Return a file and its imports at any depth, without `__init__.py`, and without `without` and its imports."""
         seen: set[str] = set()
         ahead = [path]
         while ahead:
@@ -128,7 +128,7 @@ class Tree:
         return frozenset(name for name in seen if not self.sources[name].marker)
 
     def companions(self, paths: Iterable[str]) -> frozenset[str]:
-        """Templates and the like: files that are not Python and that a Python file beside them names in a string."""
+        """Return the other files, such as templates, that these Python files name in a string, in their own folder."""
         found = set()
         for path in paths:
             folder = PurePosixPath(path).parent
@@ -141,19 +141,19 @@ class Tree:
         return frozenset(found)
 
     def below(self, folder: str) -> frozenset[str]:
-        """All files in a folder and its folders, `__init__.py` apart."""
+        """Return all files in a folder, at any depth, except `__init__.py`."""
         names = {name for name, source in self.sources.items() if not source.marker} | self.others
         return frozenset(name for name in names if name.startswith(f"{folder}/"))
 
 
 @functools.cache
 def project(*folders: str) -> Tree:
-    """The tree that these tests are about: these folders of it, the packages if none is named."""
+    """Return the tree of these folders of the project, or of PACKAGES if none is named."""
     return Tree.read(ROOT, folders or PACKAGES)
 
 
 def plant(root: Path, files: Mapping[str, str]) -> Tree:
-    """A small tree made of these texts, for tests of the tests."""
+    """Write these files and return their tree, to test the checks themselves."""
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
@@ -161,7 +161,7 @@ def plant(root: Path, files: Mapping[str, str]) -> Tree:
 
 
 def room(path: str) -> str | None:
-    """The room that a file is in, the file itself for a stage; None where the plan has no place for it."""
+    """Return the room of a file: the file itself for a stage; None if it is in no room."""
     parts = PurePosixPath(path).parts
     if len(parts) == 2 and parts[0] == "pipeline":
         return path
@@ -170,23 +170,23 @@ def room(path: str) -> str | None:
 
 
 def floor(of: str) -> int:
-    """How high a room is in the list."""
+    """Return the index of a room in ROOMS."""
     return ROOMS.index(of if of in ROOMS else "pipeline")
 
 
 def exempt(path: str) -> bool:
-    """Whether no output depends on a file."""
+    """Return whether no output depends on a file."""
     return path.startswith(tuple(f"{name}/" for name in EXEMPT))
 
 
 def needs(tree: Tree, path: str) -> frozenset[str]:
-    """The files of this tree that what a stage leaves depends on."""
+    """Return the files of this tree on which the outputs of a stage depend."""
     closure = tree.closure(path, without=frozenset(filter(exempt, tree.sources)))
     return closure | tree.companions(closure)
 
 
 def code_deps(tree: Tree, path: str) -> list[str]:
-    """What a stage's deps say of code: the rooms that it imports from, from the bottom up, and its own file."""
+    """Return the code deps of a stage: the rooms that it imports from, in the order of ROOMS, and its own file."""
     rooms = {found for name in needs(tree, path) if (found := room(name)) is not None}
     return sorted(rooms, key=lambda found: (floor(found), found))
 

@@ -1,4 +1,4 @@
-"""Tiny models of the kinds that run one transformer over all frames; what begins at zero is opened."""
+"""Tiny models of each kind that runs one transformer over all frames."""
 
 import torch
 
@@ -23,7 +23,7 @@ KINDS = {
 
 
 def tiny(kind: str, **changes: object) -> Model:
-    """Fresh weights, the same every time."""
+    """Return a model with newly initialised weights, the same at every call."""
     torch.manual_seed(0)
     content = {
         "model": {**KINDS[kind], **changes},
@@ -38,7 +38,7 @@ def tiny(kind: str, **changes: object) -> Model:
 
 
 def opened(kind: str, **changes: object) -> Model:
-    """The same with gates and outputs that are not zero, so that everything has an effect."""
+    """Return `tiny` with random gates and outputs instead of zeros, so that every part has an effect."""
     model = tiny(kind, **changes)
     for parameter in model.parameters():
         if not parameter.any():
@@ -51,5 +51,5 @@ def clips(batch: int = 2, frames: int = 5) -> torch.Tensor:
 
 
 def first(model: FramePredictor, context: torch.Tensor, sampler: SamplerConfig) -> torch.Tensor:
-    """The first frame after these."""
+    """Return the first predicted frame after the context."""
     return next(rollout(model, context, 1, Stream.of(0, range(len(context))), sampler)).latent

@@ -37,7 +37,7 @@ CODE = (
 
 
 def tiny(params: dict[str, Any]) -> dict[str, Any]:
-    """The default parameters, as small as every mechanism allows."""
+    """Return the default parameters with the smallest sizes that still use every mechanism."""
     world = params["simulations"]["kuka"]
     world |= {
         "kind": "shapes",
@@ -105,14 +105,14 @@ def build(folder: Path) -> Path:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens at."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
 def exposed(pid: int) -> list[tuple[str, int]]:
-    """The addresses other than loopback that a process and its descendants listen at, and their ports."""
+    """Return the addresses and ports, except loopback, on which a process and its descendants listen."""
     family = psutil.Process(pid)
     found = [
         connection.laddr
@@ -125,21 +125,21 @@ def exposed(pid: int) -> list[tuple[str, int]]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether only this machine can reach an address."""
     found = ip_address(address)
     mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
     return (mapped or found).is_loopback
 
 
 def environment() -> dict[str, str]:
-    """A user's shell: none of our variables but Ray's priority, this interpreter's programs first on the path."""
+    """Return the environment of a user's shell: few variables, with this interpreter's programs first on PATH."""
     kept = ("HOME", "LANG", "RAY_worker_niceness", "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "PIP_FIND_LINKS")
     inherited = {name: value for name, value in os.environ.items() if name in kept or name.startswith("PIP_")}
     return {**inherited, "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"}
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """A command in the project, as a user would type it."""
+    """Run a command in the project, as a user would."""
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500)
     if check and done.returncode:
         pytest.fail(f"{' '.join(command)} left with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
@@ -148,13 +148,13 @@ def run(folder: Path, *command: str, check: bool = True) -> subprocess.Completed
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """Commands can be interrupted here as at a terminal: where the tests run in the background, a shell ignores it."""
+    """Restore Python's SIGINT handler: a shell that runs the tests in the background sets SIGINT to be ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A fresh project in which nothing has run."""
+    """Return a new project in which nothing has run."""
     return build(tmp_path / "project")
 
 
@@ -176,7 +176,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def set_value(folder: Path, path: str, value: Any) -> None:
-    """Sets one value of a project's params.yaml by its dotted path."""
+    """Set one value of a project's params.yaml by its dotted path."""
     file = folder / "params.yaml"
     params = yaml.safe_load(file.read_text(encoding="utf-8"))
     *parents, last = path.split(".")

@@ -54,7 +54,7 @@ class ProtocolConfig(Config):
     @classmethod
     def _possible(cls, blocks: int, info: Any) -> int:
         if 0 < blocks < FEWEST_BLOCKS or blocks > info.data.get("clips", blocks):
-            raise ValueError(f"use 0 for no interval, or {FEWEST_BLOCKS} to `clips` blocks; 16 are enough")
+            raise ValueError(f"it must be 0 (no interval), or from {FEWEST_BLOCKS} to protocol.clips; 16 is enough")
         return blocks
 
     @property
@@ -127,8 +127,8 @@ def difference(
 ) -> Estimate:
     """Return the FVD of `fake` minus the FVD of `other`, two sets of predictions of the same clips, with its interval.
 
-    Both FVDs leave out the same blocks of clips, so a clip that is hard for both does not widen the interval, unlike
-    the intervals of `score`. If row i of both sets was sampled with the same noise, that noise cancels too.
+    Both FVDs leave out the same blocks of clips, so a clip that is hard for both does not widen the interval. It does
+    widen the two intervals of `score`. If row i of both sets was sampled with the same noise, that noise cancels too.
     """
     parts = min(blocks, len(real), len(fake))
     first, second = (leaving_out(real, samples, max(parts, 1)) for samples in (fake, other))
@@ -152,7 +152,7 @@ def leaving_out(real: Float[Tensor, "b d"], fake: Float[Tensor, "n d"], blocks: 
 
 
 def _leaving_out_parts(sides: list[list[Tensor]]) -> Callable[..., float]:
-    """Return the function of `leaving_out`, computed from one Gaussian per block: its time ignores the block size."""
+    """Return the function of `leaving_out`, computed from one Gaussian per block, whatever the size of the blocks."""
     fitted = [[Gaussian.fit(part) for part in parts] for parts in sides]
 
     def without(*left_out: int) -> float:

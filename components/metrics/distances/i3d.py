@@ -167,7 +167,7 @@ def prepared(clips: Shaped[Tensor, "b f c h w"]) -> Float32[Tensor, "b c f _ _"]
 
 
 def check(clips: Tensor) -> None:
-    """Raise InputError as `stream` does. The argument is any tensor, so that a wrong one gets a clear message."""
+    """Raise InputError as `stream` does. The annotation allows any tensor, so that no type error comes first."""
     if clips.dtype != torch.uint8:
         raise InputError(f"I3D needs clips of uint8, not of {clips.dtype}; convert them to uint8 in 0..255 first")
     if len(clips) == 0:

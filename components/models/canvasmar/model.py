@@ -288,7 +288,7 @@ class CanvasMAR(nn.Module):
         return self._flow_losses(tuple(rows), draws.order.shape[1])
 
     def _flow_losses(self, rows: tuple[Float[Tensor, "r ..."], ...], frames: int) -> dict[str, Float[Tensor, ""]]:
-        """Return L_MAR of the rows; first frames get a term of their own, so that they count enough (NOVA)."""
+        """Return L_MAR of the rows. With `first_frame`, the first frames have a separate term, as in NOVA."""
         if not self.config.first_frame:
             return {"flow": self.head.loss(*rows)}
         split = [part.unflatten(0, (-1, frames)) for part in rows]

@@ -139,7 +139,7 @@ def test_a_number_outside_its_range_is_named_with_the_range(path: str, value: An
 def test_a_mask_ratio_that_no_draw_reaches_is_refused(mean: float, std: float, low: float) -> None:
     from components.models.masking import MaskConfig
 
-    with pytest.raises(InputError, match="never reaches the interval"):
+    with pytest.raises(InputError, match="give no mask ratio between low"):
         parse(MaskConfig, {"mean": mean, "std": std, "low": low}, where="here")
 
 

@@ -50,8 +50,8 @@ def standard_error(real: Tensor, fake: Tensor) -> float:
         ("window", 17, "at most as long as the frames"),
         ("resolution", 0, "it must be at least 1"),
         ("resamples", -1, "it must be at least 0"),
-        ("resamples", 7, "use 0 for no interval, or 8 to `clips` blocks"),
-        ("resamples", 65, "8 to `clips` blocks"),
+        ("resamples", 7, r"it must be 0 \(no interval\), or from 8 to protocol\.clips"),
+        ("resamples", 65, "from 8 to protocol.clips"),
         ("seed", "one", "valid integer"),
     ],
 )
