@@ -79,6 +79,7 @@ def search_sampler(
     inputs = {**identities, "params": plain(params), "clips": val.hash, "chosen": chosen}
     rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs)
     table, best = write_tables(rows, search, out)
+    log_winner(log, best, search)
     winner = sampler_search.changed(params.sampler, {path: best[path] for path in search.space})
     rescored: dict[str, float] = {}
     if unseen := unseen_clips(others, search.unseen):
@@ -112,6 +113,7 @@ def search_training(
         if row["status"] == "finished" and row["step"] < search.steps:
             row["status"] = "stopped"
     table, best = write_tables(rows, search, out)
+    log_winner(log, best, search)
     write_best(out, best, search, params.sampler, {})
     log.artifact(out)
     return {**summary(rows, table, best, search), "trials_stopped": float((table["status"] == "stopped").sum())}
@@ -172,6 +174,11 @@ def write_tables(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple
         front.to_csv(out / "front.csv", index=False, lineterminator="\n")
         (out / "front.png").write_bytes(figures.front(table, objectives, best["trial"]))
     return table, best
+
+
+def log_winner(log: Run, best: Mapping[str, Any], search: Search) -> None:
+    """Log the settings of the best trial as parameters of the search's run, which holds the row's own settings too."""
+    log.parameters({"winner.trial": best["trial"], **{f"winner.{path}": best[path] for path in search.space}})
 
 
 def write_best(
