@@ -13,13 +13,14 @@ from urllib.parse import urlencode
 from components.foundation.errors import InputError
 from components.telemetry import tracking, views
 from components.telemetry.progress import say
+from components.telemetry.store import ROW
 from components.telemetry.views import View
 from pipeline.runtime import network
 
 PORT = "MLFLOW_UI_PORT"
 SCORES: Final = ("fvd", "psnr", "ssim", "lpips", "milliseconds_per_frame")  # of an evaluation
 TABLES: Final = ("recipe", "sampler", "model", "autoencoder", "dataset", "protocol")  # settings of an evaluation
-MOST_CHARTS: Final = 8
+MOST_COLUMNS, MOST_CHARTS = 30, 8
 
 
 def run(root: Path) -> None:
@@ -55,7 +56,8 @@ def links(client: Any, experiment: str, base: str) -> dict[str, str]:
 
     The views behind the links are stored in the experiment.
     """
-    runs = View("rows", "", (*SCORES, "fvd_best", "validation_loss"))
+    rows = client.search_runs([experiment], f"tags.part = '{ROW}'")
+    runs = View("rows", "", (*SCORES, "fvd_best", "validation_loss"), views.varying(rows, TABLES)[:MOST_COLUMNS])
     pages = {"runs": views.link(client, base, experiment, runs, charts=False)}
     if scored := client.search_runs([experiment], "tags.stage = 'evaluate' and attributes.status = 'FINISHED'"):
         by_fvd = evaluations(scored)
@@ -72,7 +74,7 @@ def links(client: Any, experiment: str, base: str) -> dict[str, str]:
 
 def evaluations(scored: list[Any]) -> View:
     """Return the view of all evaluations: scores beside the settings that differ, and FVD against each of these."""
-    chosen = views.varying(scored, TABLES) or ("recipe.learning_rate",)
+    chosen = views.varying(scored, TABLES)[:MOST_COLUMNS] or ("recipe.learning_rate",)
     axes = views.numeric(scored, chosen)[:MOST_CHARTS]
     return View("evaluations", "tags.stage = 'evaluate'", SCORES, chosen, order="fvd", score="fvd", axes=axes)
 
