@@ -105,6 +105,7 @@ def connect(where: str) -> Any:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints tracebacks of what it then raises
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy)\b")
+    warnings.filterwarnings("ignore", message=".*An input example was not provided")  # a signature is
     return MlflowClient(where)
 
 
