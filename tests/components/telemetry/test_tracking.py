@@ -261,6 +261,19 @@ def test_a_deleted_experiment_is_used_again(root):
     assert client.get_experiment("1").lifecycle_stage == "active"
 
 
+def test_a_run_that_is_deleted_while_it_runs_warns_once_and_gets_its_metrics_when_it_is_restored(root, caplog):
+    client = MlflowClient(tracking.uri(root))
+    with begin(root) as run, caplog.at_level(logging.WARNING, logger="components.telemetry.tracking"):
+        client.delete_run(run.id)
+        run.metrics({"loss": 1.0})
+        assert not run.flush()
+        assert not run.flush()
+        (told,) = [record.getMessage() for record in caplog.records if "metrics" in record.getMessage()]
+        assert f"cannot log metrics of run {run.id}" in told
+        client.restore_run(run.id)
+    assert read(root, run.id).data.metrics == {"loss": 1.0}
+
+
 @pytest.mark.parametrize("address", ["http://someone:secret@127.0.0.1:9", "file:/tmp/somewhere", "nonsense://x"])
 def test_a_store_that_cannot_be_used_is_one_sentence_without_its_password(tmp_path, monkeypatch, address):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)

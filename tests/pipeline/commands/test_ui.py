@@ -2,14 +2,13 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
-from components.telemetry import tracking, views
+from components.telemetry import store, tracking, views
 from pipeline.commands.ui import links
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment
 
@@ -41,16 +40,16 @@ def fill(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowClient]:
+def here(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
     """The store of a project with these runs, and the links before and after them."""
     root = tmp_path_factory.mktemp("runs")
-    where = tracking.local_uri(root)
+    where = store.local_uri(root)
     tracking.prepare(where, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", where)
         assert links(MlflowClient(where), "1", "http://here").keys() == {"runs", "models by FVD", "versions"}
         fill(root)
-    yield MlflowClient(where)
+    return MlflowClient(where)
 
 
 def test_links_open_the_scores_of_rows_the_settings_by_fvd_and_each_rows_search(here: MlflowClient) -> None:
