@@ -16,7 +16,7 @@ from components.datasets.clips import Clips
 from components.datasets.selection import evaluation_clips, random_starts
 from components.foundation import checkpoint, devices
 from components.foundation.caching.cache import Cache
-from components.foundation.config import Config, parse, plain
+from components.foundation.config import Config, flatten, parse, plain
 from components.foundation.errors import InputError
 from components.foundation.files import read_json, write_json
 from components.metrics import calibration
@@ -63,6 +63,7 @@ def main(
     protocol, device = params.protocol, devices.device()
     context, frames = protocol.context, protocol.frames
     sampler = parse(SamplerConfig, read_json(search / "best.json")["sampler"], where=str(search / "best.json"))
+    log.parameters(flatten({"sampler": plain(sampler)}))  # the search's winner
     predictor = Predictor.load(model, autoencoder, device)
     test = Clips.open(clips, "test")
     chosen, others = choose_clips(test, protocol)
@@ -245,8 +246,9 @@ def register(model: Path, autoencoder: Path, search: Path, clips: Clips, log: Ru
     here = Path(__file__).resolve().parent
     registry.register(
         log,
-        f"canvasmar-{model.name}",
+        model.name,
         here / "commands" / "mlflow_model.py",
+        data="clips",
         code=[here, here.parent / "components"],
         parts={"model": model, "autoencoder": autoencoder, "sampler": search / "best.json"},
         shape=(3, *clips.size),

@@ -83,6 +83,7 @@ def search_sampler(
     inputs = {**identities, "params": plain(params), "clips": val.hash, "chosen": chosen}
     rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs)
     table, best = write_tables(rows, search, out)
+    log_winner(log, best, search)
     winner = sampler_search.changed(params.sampler, {path: best[path] for path in search.space})
     rescored: dict[str, float] = {}
     if unseen := unseen_clips(others, search.unseen):
@@ -119,6 +120,7 @@ def search_training(
         if row["status"] == "finished" and row["step"] < search.steps:
             row["status"] = "stopped"
     table, best = write_tables(rows, search, out)
+    log_winner(log, best, search)
     write_best(out, best, search, params.sampler, {})
     log.artifact(out)
     return {**summary(rows, table, best, search), "trials_stopped": float((table["status"] == "stopped").sum())}
@@ -155,6 +157,11 @@ def run_trials(
         )
     entry.remove()
     return rows
+
+
+def log_winner(log: Run, best: Mapping[str, Any], search: Search) -> None:
+    """Log the settings of the best trial as parameters of the search's run, which holds the row's own settings too."""
+    log.parameters({"winner.trial": best["trial"], **{f"winner.{path}": best[path] for path in search.space}})
 
 
 def unseen_clips(others: Sequence[int], count: int) -> list[int]:

@@ -14,6 +14,7 @@ from components.models.kinds import ModelConfig
 from components.models.latent_training import InitialWeights, TrainingSource, check, make, phase_model
 from components.models.serialization import ModelDescription
 from components.nn.autoencoders import serialization as autoencoders
+from components.telemetry import registry
 from components.telemetry.tracking import Run, provenance
 from components.training.history import write_history
 from components.training.optimizer import Phase, RecipeConfig
@@ -97,7 +98,7 @@ def main(
     checkpoint.save_weights(out / checkpoint.WEIGHTS, weights)
     checkpoint.describe(out, description(model, train, latents, conditions))
     write_history(out / "history.csv", history)
-    log.artifact(out, "model")
+    registry.log_weights(log, out, data="latents")
     for job in jobs:
         trainer.clear(job)
     metrics = {name: value for name, value in history[-1].items() if name.startswith("validation_")}

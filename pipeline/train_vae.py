@@ -19,6 +19,7 @@ from components.nn.autoencoders import interface, serialization
 from components.nn.autoencoders.coding import Coder
 from components.nn.autoencoders.kinds import AutoencoderConfig, with_absolute_path
 from components.nn.lpips import LPIPS
+from components.telemetry import registry
 from components.telemetry.progress import say
 from components.telemetry.tracking import Run, provenance
 from components.training.history import write_history
@@ -62,7 +63,7 @@ def main(params: Params, *, clips: Path, weights: Path, out: Path, log: Run) -> 
     write_history(out / "history.csv", fitted.history if fitted is not None else [])
     metrics = score_reconstructions(out, Clips.open(clips, "val"), weights)
     write_json(out / "metrics.json", metrics)
-    log.artifact(out, "autoencoder")
+    registry.log_weights(log, out, data="clips")
     log_reconstruction(out, log)
     for job in jobs:
         trainer.clear(job)

@@ -30,8 +30,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unset the tracking URI, which an import of the Ray modules sets: runs of a test belong to the test's folder."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    """Unset the names that an import of the Ray modules or a shell sets: runs of a test belong to the test's folder."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from components.foundation.config import Config, flatten, parse, plain
 from components.foundation.errors import InputError, reason
 from components.foundation.files import sha256, write_json
 from components.telemetry.tracking import Run
+from components.telemetry.trees import OUTPUT
 
 SUFFIX: Final = ".provenance.json"
 NAMED: Final = 5  # at most so many files are listed in a message
@@ -240,6 +241,7 @@ class StageInputs:
             output=self.hashes.files(self.root / out),
         )
         self.hashes.save()
+        run.tags({OUTPUT: digest(made.output)[:16]})
         run.artifact(write(self.root / out, made), "provenance")
 
     def _found(self, path: Path) -> bool:

@@ -4,6 +4,7 @@ Besides `tracking` and `registry`, the only module that uses mlflow, which is im
 """
 
 import fcntl
+import getpass
 import logging
 import os
 import platform
@@ -22,7 +23,8 @@ import psutil
 from components.foundation import workspace
 from components.foundation.errors import InputError
 
-EXPERIMENT: Final = "canvasmar"
+EXPERIMENT: Final = "canvasmar"  # unless MLFLOW_EXPERIMENT_NAME names another
+ROW: Final = "row"  # value of the tag `part` of the parent run of a row
 ARTIFACTS: Final = "artifacts"  # folder beside the file of a SQLite store
 LOCATIONS: Final = (  # tables and columns of MLflow's database with locations of artifacts
     ("experiments", "artifact_location"),
@@ -48,6 +50,11 @@ ADVICE: Final = {  # by what SQLite says
 def uri(root: Path) -> str:
     """Return the tracking URI: MLFLOW_TRACKING_URI, or the SQLite file in the project's mlruns folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or local_uri(root)
+
+
+def experiment_name() -> str:
+    """Return the name of the experiment of all runs: MLFLOW_EXPERIMENT_NAME, or `canvasmar`."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
 def local_uri(root: Path) -> str:
@@ -98,13 +105,20 @@ def connect(where: str) -> Any:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints tracebacks of what it then raises
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy)\b")
+    warnings.filterwarnings("ignore", message=".*An input example was not provided")  # a signature is
     return MlflowClient(where)
 
 
 def _experiment(client: Any, artifacts: str | None) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
+    name = experiment_name()
+    found = client.get_experiment_by_name(name)
     if found is None:
-        return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        try:
+            return client.create_experiment(name, artifact_location=artifacts)
+        except Exception:  # on a server, another process may have created it meanwhile
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
@@ -115,12 +129,21 @@ def process() -> str:
     return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
 
 
+def user() -> str:
+    """Return the user's name, or the number of a user without a name, such as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def _end_abandoned(client: Any, experiment: str) -> None:
     """Mark runs of dead processes on this machine KILLED, since a killed process cannot end its own runs."""
     for left in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
         host, _, rest = left.data.tags.get("process", "").partition(" ")
         if host == platform.node() and not _alive(*rest.split()):
-            end_children(client, experiment, left.info.run_id)
+            if left.data.tags.get("part") != ROW:  # its stages are processes of their own
+                end_children(client, experiment, left.info.run_id)
             client.set_terminated(left.info.run_id, "KILLED")
 
 
@@ -195,7 +218,7 @@ def relocate(where: str) -> None:
         if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'").fetchone():
             return
         chosen = "SELECT artifact_location FROM experiments WHERE name = ?"
-        (former,) = connection.execute(chosen, (EXPERIMENT,)).fetchone() or ("",)
+        (former,) = connection.execute(chosen, (experiment_name(),)).fetchone() or ("",)
         now = _artifacts(file.parent)
         if former == now or _last_folders(former) != _last_folders(now):
             return

@@ -1,8 +1,8 @@
 """MLflow runs: parameters, metrics, artifacts and provenance.
 
-Only this module, `store` and `registry` use mlflow, which is imported when a run is first opened. Once a run has
-begun, a failing tracking store never stops the caller: metrics stay buffered, and every other failure is logged as a
-warning.
+Only this module, `store`, `trees`, `views` and `registry` use mlflow, which is imported when a run is first opened.
+Once a run has begun, a failing tracking store never stops the caller: metrics stay buffered, and every other failure is
+logged as a warning.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from components.telemetry import mlflow_names
+from components.telemetry import mlflow_names, trees
 from components.telemetry.store import (
     brief,
     connect,
@@ -39,6 +39,7 @@ from components.telemetry.store import (
     shown,
     uri,
     usable,
+    user,
 )
 
 FLUSH_SECONDS: Final = 5.0
@@ -62,18 +63,31 @@ class Figure(Protocol):
 
 @contextmanager
 def run(
-    name: str, *, root: Path, tags: Mapping[str, str], parameters: Mapping[str, Any], parent: str | None = None
+    name: str,
+    *,
+    root: Path,
+    tags: Mapping[str, str],
+    parameters: Mapping[str, Any],
+    row: Mapping[str, Any] | None = None,
 ) -> Iterator["Run"]:
     """Open a run for the block. It ends as FINISHED, as FAILED after an exception, or as KILLED when interrupted.
 
-    `parameters` are flat (`config.flatten`); `parent` is the id of the parent run. MLflow's system metrics (CPU,
+    `parameters` are flat (`config.flatten`). `row` are the parameters of the row whose stage this is: the run is then
+    a child of the row's run (`trees`), which shows the newest scores of its stages. MLflow's system metrics (CPU,
     memory, GPU) are logged as well. Raises InputError if the store cannot be used.
     """
     where = uri(root)
     experiment = prepare(where, root)
     with usable(where):
-        handle = _begin(RunHandle(where, experiment, "", parent), name, tags)
-    with _ended(Run(handle, watch=True), parameters) as begun:
+        found = None if row is None else trees.place(connect(where), experiment, tags)
+        handle = _begin(RunHandle(where, experiment, "", found.parent if found else None), name, tags)
+    opened = Run(handle, watch=True, row=tags.get("row", ""), in_row=found is not None)
+    if found is not None and found.new:
+        with RunHandle(where, experiment, found.parent, None).open() as parent:
+            parent.parameters(row or {})
+    if found is not None and found.model is not None:
+        opened.read_model(found.model)
+    with _ended(opened, parameters) as begun:
         yield begun
 
 
@@ -106,10 +120,15 @@ class RunHandle:
 class Run:
     """An open run. A thread sends buffered metrics every few seconds; everything else is sent at once."""
 
-    def __init__(self, handle: RunHandle, *, watch: bool) -> None:
-        self.handle = handle
+    def __init__(self, handle: RunHandle, *, watch: bool, row: str = "", in_row: bool = False) -> None:
+        self.handle, self.row = handle, row  # the entry of params.yaml whose stage this is
+        self.settings: dict[str, str] = {}  # parameters logged so far
         self._client = connect(handle.uri)
-        self._pending: list[tuple[str, float, int, int]] = []
+        self._pending: list[tuple[Any, ...]] = []  # arguments of mlflow.entities.Metric
+        self._row_run = handle.parent if in_row else None
+        self._scores: dict[str, float] = {}
+        self._datasets: dict[str, tuple[str, str]] = {}  # name and hash by context
+        self._model: tuple[str, str, str] | None = None  # id, and the data set of its scores
         self._lock, self._sending, self._over = threading.Lock(), threading.Lock(), threading.Event()
         self._warned: set[str] = set()
         self._renamed: set[str] = set()
@@ -132,8 +151,17 @@ class Run:
 
     def metrics(self, values: Mapping[str, float | int], step: int | None = None) -> None:
         """Buffer metrics of a step, or of the whole run if `step` is None."""
+        self._add(values, step, ())
+
+    def scores(self, values: Mapping[str, float | int]) -> None:
+        """Buffer the results of the run. They hang on its logged model with the data set, and on the row's run."""
+        _, name, digest = self._model or ("", "", "")
+        self._add(values, None, () if self._model is None else (self._model[0], name or None, digest or None, self.id))
+        self._scores |= self._named({key: float(value) for key, value in values.items()})
+
+    def _add(self, values: Mapping[str, float | int], step: int | None, of_model: tuple[str | None, ...]) -> None:
         now = int(time.time() * 1000)
-        rows = [(key, float(value), now, step or 0) for key, value in self._named(values).items()]
+        rows = [(key, float(value), now, step or 0, *of_model) for key, value in self._named(values).items()]
         with self._lock:
             self._pending += rows
 
@@ -164,9 +192,23 @@ class Run:
         """Log a dataset that the run read: its location, its hash and its use (`context`), such as `training`."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        self._datasets[context] = (name, digest[:LONGEST_DIGEST])
         data = Dataset(name, digest[:LONGEST_DIGEST], "local", json.dumps({"uri": source}))
         read = DatasetInput(data, [InputTag("mlflow.data.context", context)])
         self._attempt("datasets", lambda: self._client.log_inputs(self.id, datasets=[read]))
+
+    def read_model(self, model: str) -> None:
+        """Link a logged model that another run wrote as an input of this run."""
+        from mlflow.entities import LoggedModelInput
+
+        self._attempt("the model", lambda: self._client.log_inputs(self.id, models=[LoggedModelInput(model)]))
+
+    def wrote_model(self, model: str, context: str) -> None:
+        """Link a logged model as an output; the run's scores hang on it, with the data set of this context."""
+        from mlflow.entities import LoggedModelOutput
+
+        self._model = (model, *self._datasets.get(context, ("", "")))
+        self._attempt("the model", lambda: self._client.log_outputs(self.id, [LoggedModelOutput(model, 0)]))
 
     def flush(self) -> bool:
         """Send the buffered metrics. Return False if some stay buffered because the store is unreachable."""
@@ -191,6 +233,8 @@ class Run:
             _log.warning("lost %d metrics of run %s: cannot reach the tracking store", len(self._pending), self.id)
         if self._monitor is not None:
             self._monitor.finish()
+        if status is not None and self._row_run is not None:
+            self._attempt("the row's run", partial(self._update_row, self._row_run, status))
         if status is not None:
             self._attempt("status of children", lambda: end_children(self._client, self.handle.experiment, self.id))
             self._attempt("final status", lambda: self._client.set_terminated(self.id, status))
@@ -201,10 +245,19 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _parameters(self, values: Mapping[str, Any]) -> None:
+    def _update_row(self, row: str, status: str) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(row, metrics=[Metric(key, value, now, 0) for key, value in self._scores.items()])
+        self._client.set_terminated(row, status)
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Log flat parameters; a value that MLflow holds already cannot be changed."""
         from mlflow.entities import Param
 
         texts = {key: _text(value) for key, value in values.items()}
+        self.settings |= texts
         if any(len(text) > LONGEST_PARAMETER for text in texts.values()):
             self._attempt("parameters", lambda: self._client.log_dict(self.id, texts, "parameters.json"))
         entries = [Param(key, text[:LONGEST_PARAMETER]) for key, text in self._named(texts).items()]
@@ -292,6 +345,7 @@ def _version(package: str) -> str | None:
 
 def _begin(handle: RunHandle, name: str, tags: Mapping[str, str]) -> RunHandle:
     known = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL", "process": process()}
+    known["mlflow.user"] = user()
     if handle.parent is not None:
         known["mlflow.parentRunId"] = handle.parent
     if "commit" in tags:
@@ -305,7 +359,7 @@ def _begin(handle: RunHandle, name: str, tags: Mapping[str, str]) -> RunHandle:
 def _ended(begun: Run, parameters: Mapping[str, Any]) -> Iterator[Run]:
     status = "FAILED"
     try:
-        begun._parameters(parameters)
+        begun.parameters(parameters)
         yield begun
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):

@@ -1,18 +1,26 @@
-"""Command `ui`: start the MLflow UI on loopback, and print links to the runs and to the trials of the last search."""
+"""Command `ui`: start the MLflow UI on loopback, and print links to views that answer what a user asks of the runs.
+
+Two questions have a link each: which settings gave this FVD, and how the score of each search depends on its settings.
+"""
 
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Final
+from urllib.parse import urlencode
 
 from components.foundation.errors import InputError
-from components.telemetry import tracking
+from components.telemetry import tracking, views
 from components.telemetry.progress import say
+from components.telemetry.store import ROW
+from components.telemetry.views import View
 from pipeline.runtime import network
 
 PORT = "MLFLOW_UI_PORT"
+SCORES: Final = ("fvd", "psnr", "ssim", "lpips", "milliseconds_per_frame")  # of an evaluation
+TABLES: Final = ("recipe", "sampler", "model", "autoencoder", "dataset", "protocol")  # settings of an evaluation
+MOST_COLUMNS, MOST_CHARTS = 30, 8
 
 
 def run(root: Path) -> None:
@@ -30,8 +38,10 @@ def run(root: Path) -> None:
         network.require_free_port(int(port), PORT)
     experiment = tracking.prepare(uri, root)
     base = uri.rstrip("/") if remote else f"http://127.0.0.1:{port}"
-    for name, link in links(tracking.connect(uri), experiment, base).items():
-        say(f"{name + ':':<17}{link}")
+    found = links(tracking.connect(uri), experiment, base)
+    width = max(map(len, found)) + 2
+    for name, link in found.items():
+        say(f"{name + ':':<{width}}{link}")
     if remote:
         return
     say("Press Ctrl-C to stop the server.")
@@ -42,15 +52,48 @@ def run(root: Path) -> None:
 
 
 def links(client: Any, experiment: str, base: str) -> dict[str, str]:
-    """Return the links to the main pages by name, and to the last search and its trials if there is a search."""
-    mode = "workflowType=machine_learning"  # otherwise MLflow opens its pages for prompts and traces
-    table = f"{base}/#/experiments/{experiment}/runs?{mode}"
-    pages = {"table of runs": table, "charts": f"{table}&compareRunsMode=CHART", "models": f"{base}/#/models?{mode}"}
-    last = client.search_runs([experiment], "tags.stage = 'sweep'", max_results=1)
-    if last:
-        pages["last search"] = f"{base}/#/experiments/{experiment}/runs/{last[0].info.run_id}?{mode}"
-        children = f"tags.mlflow.parentRunId = '{last[0].info.run_id}'"
-        trials = [run.info.run_id for run in client.search_runs([experiment], children)]
-        query = f"runs={quote(json.dumps(trials))}&experiments={quote(json.dumps([experiment]))}"
-        pages["its trials"] = f"{base}/#/compare-runs?{query}&{mode}"
+    """Return the links to the main pages by name, and to the evaluations and each row's last search if there are any.
+
+    The views behind the links are stored in the experiment.
+    """
+    rows = client.search_runs([experiment], f"tags.part = '{ROW}'")
+    runs = View("rows", "", (*SCORES, "fvd_best", "validation_loss"), views.varying(rows, TABLES)[:MOST_COLUMNS])
+    pages = {"runs": views.link(client, base, experiment, runs, charts=False)}
+    if scored := client.search_runs([experiment], "tags.stage = 'evaluate' and attributes.status = 'FINISHED'"):
+        by_fvd = evaluations(scored)
+        pages["settings by FVD"] = views.link(client, base, experiment, by_fvd, charts=False)
+        pages["FVD by setting"] = views.link(client, base, experiment, by_fvd, charts=True)
+    for row, run in last_searches(client, experiment).items():
+        trials = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+        pages[f"search of {row}"] = views.link(client, base, experiment, search(row, run, trials), charts=True)
+    mode = urlencode(views.MODE)
+    pages["models by FVD"] = f"{base}/#/experiments/{experiment}/models?{mode}"
+    pages["versions"] = f"{base}/#/models?{mode}"
     return pages
+
+
+def evaluations(scored: list[Any]) -> View:
+    """Return the view of all evaluations: scores beside the settings that differ, and FVD against each of these."""
+    chosen = views.varying(scored, TABLES)[:MOST_COLUMNS] or ("recipe.learning_rate",)
+    axes = views.numeric(scored, chosen)[:MOST_CHARTS]
+    return View("evaluations", "tags.stage = 'evaluate'", SCORES, chosen, order="fvd", score="fvd", axes=axes)
+
+
+def search(row: str, run: Any, trials: list[Any]) -> View:
+    """Return the view of a search's trials: objectives with intervals beside the settings, and a chart of each."""
+    objectives = json.loads(run.data.params.get("search.objectives", '["fvd"]'))
+    measured = [f"{name}{end}" for name in objectives for end in ("", "_low", "_high")]
+    metrics = tuple(name for name in measured if any(name in trial.data.metrics for trial in trials))
+    chosen = views.varying(trials, ())
+    axes = views.numeric(trials, chosen)[:MOST_CHARTS]
+    below = f"tags.mlflow.parentRunId = '{run.info.run_id}'"
+    first = objectives[0]
+    return View(f"search-{row}", below, metrics, chosen, order=first, score=first, axes=axes)
+
+
+def last_searches(client: Any, experiment: str) -> dict[str, Any]:
+    """Return the last search of each row by its name."""
+    found: dict[str, Any] = {}
+    for run in client.search_runs([experiment], "tags.stage = 'sweep'", order_by=["attributes.start_time DESC"]):
+        found.setdefault(run.data.tags.get("row", run.info.run_name), run)
+    return dict(sorted(found.items()))

@@ -1,6 +1,5 @@
 """Command `submit`: run `dvc repro`, a stage or a row as a Ray Job on a cluster."""
 
-import getpass
 import os
 import secrets
 import shlex
@@ -17,6 +16,7 @@ from components.foundation.config import read_yaml
 from components.foundation.errors import InputError
 from components.telemetry import tracking
 from components.telemetry.progress import complain, say
+from components.telemetry.store import user
 from pipeline.jobs import lock_transfer, preflight
 from pipeline.runtime import environment, stage
 
@@ -73,6 +73,8 @@ class Submission:
         if self.root is None:
             del project["PYTHONPATH"]
         job = {"MLFLOW_TRACKING_URI": self.store, "RAY_JOB_STOP_WAIT_TIME_S": STOP_SECONDS}
+        if experiment := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+            job["MLFLOW_EXPERIMENT_NAME"] = experiment
         # without the override, Ray rejects the runtime environment that each stage sets when it joins the cluster
         return {**project, **job, "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -130,14 +132,6 @@ def _submission(options: Options, root: Path) -> Submission:
     )  # fmt: skip
 
 
-def _user() -> str:
-    """Return the user's name, or the number of a user without a name, such as in a container."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
-
-
 def stages_of(target: str | None, pipeline: dict[str, Any], params: dict[str, Any]) -> tuple[str, ...]:
     """Return the targets of `dvc repro` for a stage or a row; empty for all stages.
 
@@ -192,7 +186,7 @@ def _submit(jobs: Any, submission: Submission, root: Path, options: Options) -> 
             command = submission.command("pipeline.jobs.entrypoint", "repro", *submission.targets)
         repro = f"dvc repro {' '.join(submission.targets)}".strip()
         # home: "log" if dvc.lock and metrics are returned through the log
-        metadata = {"command": repro, "user": _user(), "home": "" if submission.root else "log"}
+        metadata = {"command": repro, "user": user(), "home": "" if submission.root else "log"}
         metadata["target"] = options.target or ""
         jobs.submit(command, job=name, runtime=runtime, metadata=metadata, cpus=submission.cpus, gpus=submission.gpus)
     say(f"  job {name}; press Ctrl-C to stop it or to detach")

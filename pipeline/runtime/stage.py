@@ -40,6 +40,7 @@ TABLES = (
     "experiments",
     "ablations",
 )
+TRAINED_WITH = ("dataset", "autoencoder", "model", "recipe")  # fields of a row
 RESUME = "finished work is kept; run the same command again to resume"
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -75,9 +76,12 @@ def run(main: Main, *, rows: str | None, check: Check | None = None) -> None:
         inputs = StageInputs.of(root, folders, params)
         tags = {"stage": stage, "row": row or "", "params": fingerprint(params)}
         tags |= tracking.provenance(root) | inputs.tags()
+        of_row = settings_of(tables, row) if rows == "experiments" else None
         with (
             exclusive(root / ".state" / "locks" / f"{name}.lock", name),
-            tracking.run(name, root=root, tags=tags, parameters=flatten(plain(params))) as log,
+            tracking.run(
+                name, root=root, tags=tags, parameters={**(of_row or {}), **flatten(plain(params))}, row=of_row
+            ) as log,
         ):
             say(f"{name}: begins")
             inputs.log(log)
@@ -91,7 +95,8 @@ def run(main: Main, *, rows: str | None, check: Check | None = None) -> None:
             seconds = time.perf_counter() - started
             used = usage.TOTAL.metrics(measure.use(), usage.gpus_here(), seconds)
             cost = usage.cost(used, prices)
-            log.metrics({**metrics, "stage_seconds": seconds, **used, **cost})
+            log.scores(metrics)
+            log.metrics({"stage_seconds": seconds, **used, **cost})
             if USAGE not in folders:  # a stage that reads this folder must not write to it
                 entry = {"stage": stage, "row": row or "", "run": log.id, "ended": time.time(), "seconds": seconds}
                 entry |= {**used, **cost, "tags": tags}
@@ -187,6 +192,16 @@ def resolve(schema: type[Config], tables: Mapping[str, Any], rows: str | None, r
     return parse(
         schema, {field: _field(tables, field, rows, entry, where) for field in schema.model_fields}, where=where
     )
+
+
+def settings_of(tables: Mapping[str, Any], row: str | None) -> dict[str, Any]:
+    """Return the flat settings that a row of experiments is trained with, from the entries that it names.
+
+    They are what each run of the row shows, so a missing entry is left out; the stage's schema is what checks them.
+    """
+    entry = _table(tables, "experiments")[row]
+    found = {field: (tables.get(plural(field)) or {}).get(entry[field]) for field in TRAINED_WITH}
+    return flatten({field: settings for field, settings in found.items() if isinstance(settings, dict)})
 
 
 def _field(tables: Mapping[str, Any], field: str, rows: str | None, entry: Any, where: str) -> Any:

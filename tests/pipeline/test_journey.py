@@ -48,6 +48,15 @@ def test_every_stage_has_a_finished_run_with_parameters_and_metrics(journey):
     trials = [one for one in runs if one.data.tags.get("mlflow.parentRunId") in parents]
     assert len(trials) == 4
     assert all("fvd" in one.data.metrics for one in trials)
+    rows = [one for one in runs if one.data.tags.get("part") == "row"]
+    assert sorted(one.info.run_name for one in rows) == ["kuka-canvasmar", "kuka-no-canvas"]
+    below = [one for stage in ("train", "sweep", "evaluate") for one in by_stage[stage]]
+    assert {one.data.tags["mlflow.parentRunId"] for one in below} == {one.info.run_id for one in rows}
+    for one in by_stage["evaluate"]:  # FVD beside every setting that led to it
+        assert "fvd" in one.data.metrics
+        assert {"recipe.learning_rate", "model.temporal.width", "autoencoder.width"} <= one.data.params.keys()
+        assert {"dataset.frames", "sampler.canvas_scale", "protocol.clips"} <= one.data.params.keys()
+    assert all("winner.trial" in one.data.params for one in by_stage["sweep"])
     names = [file.path for one in by_stage["evaluate"] for file in client.list_artifacts(one.info.run_id)]
     assert {"videos", "pictures", "scores.json"} <= set(names)
 

@@ -41,21 +41,51 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     write_models(tmp_path, 11)
     (tmp_path / "best.json").write_text('{"sampler": ' + str(tables()["samplers"]["default"]).replace("'", '"') + "}")
     parts = {"model": tmp_path / "model", "autoencoder": tmp_path / "vae", "sampler": tmp_path / "best.json"}
-    with tracking.run("evaluate", root=tmp_path, tags={}, parameters={}) as run:
+    with tracking.run("evaluate", root=tmp_path, tags={}, parameters={"sampler.sets": 4}) as run:
+        run.dataset("clips", "data/clips", "abc", "clips")
         for number in (1, 2):
             version = registry.register(
-                run, "canvasmar-test", ROOT / "pipeline" / "commands" / "mlflow_model.py",
-                code=[ROOT / "components", ROOT / "pipeline"], parts=parts, shape=(3, 32, 32),
+                run, "test", ROOT / "pipeline" / "commands" / "mlflow_model.py",
+                code=[ROOT / "components", ROOT / "pipeline"], parts=parts, shape=(3, 32, 32), data="clips",
                 choices={"frames": 16, "seed": 0}, tags={"row": "test"},
             )  # fmt: skip
             assert version == str(number)
+            run.scores({"fvd": 500.0 / number})
     return tracking.uri(tmp_path)
+
+
+def model_of(client: MlflowClient, version: int) -> Any:
+    """The logged model of a version of the registered model."""
+    return client.get_logged_model(client.get_model_version("canvasmar-test", str(version)).model_id)
+
+
+def test_versions_can_be_ranked_by_fvd_which_hangs_on_their_logged_models_with_its_data_set(store: str) -> None:
+    client = MlflowClient(store)
+    ranked = client.search_logged_models(["1"], order_by=[{"field_name": "metrics.fvd", "ascending": True}])
+    assert [model.model_id for model in ranked] == [model_of(client, version).model_id for version in (2, 1)]
+    (score,) = ranked[0].metrics
+    assert (score.key, score.value, score.dataset_name, score.dataset_digest) == ("fvd", 250.0, "clips", "abc")
+    assert (ranked[0].status, ranked[0].params) == ("READY", {"sampler.sets": "4"})
+
+
+def test_an_experiment_of_dvc_registers_a_version_and_leaves_the_alias(store: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "ebon-mold")
+    parts = {"model": tmp_path / "model"}
+    with tracking.run("evaluate", root=tmp_path, tags={}, parameters={}) as run:
+        version = registry.register(
+            run, "test", ROOT / "pipeline" / "commands" / "mlflow_model.py", data="clips", code=[], parts=parts,
+            shape=(3, 8, 8), choices={}, tags={},
+        )  # fmt: skip
+    client = MlflowClient(store)
+    assert version == "3"
+    assert int(client.get_model_version_by_alias("canvasmar-test", registry.ALIAS).version) == 2
+    assert client.get_model_version("canvasmar-test", "3").tags == {"dvc_experiment": "ebon-mold"}
 
 
 def test_a_registered_model_continues_a_video_of_numpy_wherever_it_is_loaded(store: str, tmp_path: Path) -> None:
     client = MlflowClient(store)
     assert int(client.get_model_version_by_alias("canvasmar-test", registry.ALIAS).version) == 2
-    (served,) = (tmp_path / "mlruns" / "artifacts").glob("*/artifacts/served")
+    served = tmp_path / "mlruns" / "artifacts" / "models" / model_of(client, 2).model_id / "artifacts"
     assert "tensor" in (served / "MLmodel").read_text()
     assert not [path for path in served.rglob("*") if path.suffix in (".pkl", ".pt", ".pth", ".pickle", ".bin")]
     variables = environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -63,7 +93,7 @@ def test_a_registered_model_continues_a_video_of_numpy_wherever_it_is_loaded(sto
     done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     (code,) = [line for line in done.stdout.splitlines() if line.startswith("CODE")]
-    assert "served/code/" in code
+    assert "/code/" in code
     assert str(ROOT) not in code
 
 
@@ -106,7 +136,7 @@ def test_a_store_that_cannot_keep_a_model_warns_and_stops_nothing(tmp_path: Path
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with tracking.run("evaluate", root=tmp_path, tags={}, parameters={}) as run:
         version = registry.register(
-            run, "canvasmar-test", tmp_path / "none.py", code=[], parts={}, shape=(3, 8, 8), choices={}, tags={}
+            run, "test", tmp_path / "none.py", data="clips", code=[], parts={}, shape=(3, 8, 8), choices={}, tags={}
         )
     assert version is None
-    assert "the model canvasmar-test cannot be registered" in caplog.text
+    assert f"the model test of run {run.id} cannot be logged" in caplog.text

@@ -15,25 +15,9 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
 from components.foundation.errors import InputError
-from components.telemetry import tracking
+from components.telemetry import registry, tracking
 
 PROJECT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    tracking.prepare(f"sqlite:///{folder}/mlruns/mlflow.db", folder)
-    return folder / "mlruns" / "mlflow.db"
-
-
-@pytest.fixture
-def root(prepared, tmp_path, monkeypatch):
-    """A project whose tables are made already; its experiment's artifacts lie beside the first store."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(prepared, tmp_path / "mlruns")
-    return tmp_path
 
 
 def begin(root, **others):
@@ -45,7 +29,9 @@ def read(root, run):
 
 
 def script(body, root):
-    start = f"from pathlib import Path\nfrom components.telemetry import tracking\nroot = Path({str(root)!r})\n"
+    start = (
+        f"from pathlib import Path\nfrom components.telemetry import registry, tracking\nroot = Path({str(root)!r})\n"
+    )
     return subprocess.Popen([sys.executable, "-c", start + body], cwd=PROJECT, stderr=subprocess.PIPE)
 
 
@@ -54,6 +40,19 @@ def test_the_environment_names_the_store_and_otherwise_the_project_holds_it(tmp_
     assert tracking.uri(tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking.uri(tmp_path) == "http://server:5000"
+
+
+def test_the_environment_names_the_experiment_and_its_artifacts_lie_beside_the_others(root, monkeypatch):
+    with begin(root):
+        pass
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "anna")
+    with begin(root) as run:
+        pass
+    client = MlflowClient(tracking.uri(root))
+    anna = client.get_experiment_by_name("anna")
+    assert anna.artifact_location == f"{root}/mlruns/artifacts"
+    assert [found.info.run_id for found in client.search_runs([anna.experiment_id])] == [run.id]
+    assert registry.registered_name("row") == "anna-row"
 
 
 def test_importing_the_module_imports_no_mlflow():
@@ -189,7 +188,7 @@ def test_a_handle_crosses_processes_and_makes_children_there(root):
         )
         assert script(body, root).wait() == 0
         assert read(root, run.id).info.status == "RUNNING"
-    assert read(root, run.id).data.metrics == {"far": 7.0}
+    assert read(root, run.id).data.metrics["far"] == 7.0  # system metrics beside it where this takes long
     client = MlflowClient(tracking.uri(root))
     (child,) = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{run.id}'")
     assert (child.info.status, child.data.params, child.data.metrics) == ("FINISHED", {"scale": "2.0"}, {"fvd": 9.0})
@@ -260,6 +259,19 @@ def test_a_deleted_experiment_is_used_again(root):
     with begin(root):
         pass
     assert client.get_experiment("1").lifecycle_stage == "active"
+
+
+def test_a_run_that_is_deleted_while_it_runs_warns_once_and_gets_its_metrics_when_it_is_restored(root, caplog):
+    client = MlflowClient(tracking.uri(root))
+    with begin(root) as run, caplog.at_level(logging.WARNING, logger="components.telemetry.tracking"):
+        client.delete_run(run.id)
+        run.metrics({"loss": 1.0})
+        assert not run.flush()
+        assert not run.flush()
+        (told,) = [record.getMessage() for record in caplog.records if "metrics" in record.getMessage()]
+        assert f"cannot log metrics of run {run.id}" in told
+        client.restore_run(run.id)
+    assert read(root, run.id).data.metrics == {"loss": 1.0}
 
 
 @pytest.mark.parametrize("address", ["http://someone:secret@127.0.0.1:9", "file:/tmp/somewhere", "nonsense://x"])

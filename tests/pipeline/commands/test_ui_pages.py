@@ -1,4 +1,4 @@
-"""What a person sees in MLflow's pages: runs by names, a search and its trials, trials side by side, a film that plays.
+"""What a person sees in MLflow's pages: rows and what is below them, scores by setting, a film that plays.
 
 `pictures` takes the documentation's pictures of any project that has runs, on a machine with a Chromium:
 python -c 'from tests.pipeline.commands.test_ui_pages import *; pictures(Path("."), Path("docs"))'
@@ -26,7 +26,8 @@ from tests.pipeline.conftest import CANVASMAR, ROOT, environment, exposed, free_
 browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SPACE = [{"temporal_scale": 1.2, "canvas_scale": scale, "sets": sets} for scale in (1.0, 2.25) for sets in (4, 8)]
-STAGES = ("train@kuka-canvasmar", "train@kuka-no-canvas", "sweep@kuka-canvasmar", "evaluate@kuka-canvasmar")
+ROWS = {"kuka-canvasmar": 0.002, "kuka-no-canvas": 0.004}  # and their learning rates
+STAGES = ("train", "sweep", "evaluate")
 SEEN = """link => {  // as much of a name as its column shows
   const text = link.querySelector("span").firstChild, range = document.createRange();
   const edge = link.closest("[role=gridcell]").getBoundingClientRect().right;
@@ -49,7 +50,7 @@ def served(root: Path) -> Iterator[dict[str, str]]:
     try:
         links = {}
         while line := started.stdout.readline():
-            if found := re.fullmatch(r"([\w ]+): +(http\S+)\n", line):
+            if found := re.fullmatch(r"([\w -]+): +(http\S+)\n", line):
                 links[found[1]] = found[2]
             elif "Ctrl-C" in line:
                 break
@@ -82,17 +83,30 @@ def browser() -> Iterator[Any]:
             opened.close()
 
 
-def open_table(page: Any, links: dict[str, str]) -> Any:
-    """The table of runs without the assistant beside it, and the first search in it opened; its row."""
-    page.goto(links["table of runs"])
-    search = page.locator(".ag-row", has=page.get_by_role("link", name="sweep@")).first
-    search.wait_for()
+def close_assistant(page: Any) -> None:
+    """Close the panel beside the table that MLflow opens for a new person."""
+    page.locator(".ag-row").first.wait_for()
     close = page.locator("[data-component-id='mlflow.assistant.chat_panel.close']")
     if close.count():
         close.click()
+
+
+def open_table(page: Any, links: dict[str, str]) -> None:
+    """The table of rows, with the last one opened down to the trials of its search."""
+    page.goto(links["runs"])
+    close_assistant(page)
+    page.locator(".ag-row").last.get_by_role("button").click()
+    search = page.locator(".ag-row", has=page.get_by_role("link", name="sweep@")).first
     search.get_by_role("button").click()
     page.get_by_role("link", name="0: ").first.wait_for()
-    return search
+
+
+def open_search(page: Any, link: str) -> Any:
+    """The charts of a search; the titles of their horizontal axes."""
+    page.goto(link)
+    titles = page.locator("text.xtitle")
+    titles.first.wait_for(state="attached")
+    return titles
 
 
 def pictures(root: Path, folder: Path) -> None:
@@ -101,8 +115,7 @@ def pictures(root: Path, folder: Path) -> None:
         open_table(page, links)
         time.sleep(2)
         page.screenshot(path=folder / "mlflow-runs.png")
-        page.goto(links["its trials"])
-        page.locator("svg text.axis-title").first.wait_for(state="attached")
+        open_search(page, next(link for name, link in links.items() if name.startswith("search of")))
         time.sleep(2)
         page.screenshot(path=folder / "mlflow-compare.png")
 
@@ -110,20 +123,29 @@ def pictures(root: Path, folder: Path) -> None:
 def fill(root: Path) -> None:
     torch.manual_seed(0)
     video.write(root / "00.mp4", torch.randint(0, 255, (24, 3, 64, 64), dtype=torch.uint8), 8)
-    for name in STAGES:
-        with tracking.run(name, root=root, tags={"stage": name.partition("@")[0]}, parameters={"seed": 0}) as log:
-            if name.startswith("sweep"):
-                for number, setting in enumerate(SPACE):
-                    with log.handle.child(trial_name(number, setting), setting, {"part": "trial"}) as trial:
-                        trial.metrics({"fvd": 900.0 - 10 * number, "milliseconds_per_frame": 3.0 * setting["sets"]})
-            elif name.startswith("evaluate"):
-                log.metrics({"fvd": 870.0, "psnr": 15.5})
-                log.artifact(root / "00.mp4", "videos")
+    for row, rate in ROWS.items():
+        settings = {"recipe.learning_rate": rate, "model.width": 128}
+        for stage in STAGES:
+            tags = {"stage": stage, "row": row} | ({"params": row} if stage == "train" else {"input.model": row})
+            with tracking.run(f"{stage}@{row}", root=root, tags=tags, parameters=settings, row=settings) as log:
+                if stage == "train":
+                    log.tags({"output": row})
+                elif stage == "sweep":
+                    search(log)
+                else:
+                    log.scores({"fvd": 1000 * rate, "psnr": 15.5})
+                    log.artifact(root / "00.mp4", "videos")
+
+
+def search(log: tracking.Run) -> None:
+    for number, setting in enumerate(SPACE):
+        with log.handle.child(trial_name(number, setting), setting, {"part": "trial"}) as trial:
+            trial.metrics({"fvd": 900.0 - 10 * number, "milliseconds_per_frame": 3.0 * setting["sets"]})
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with runs as stages leave them: two trainings, a search of four trials, an evaluation with a film."""
+    """A folder with runs as stages leave them: of two rows, a training, a search of four trials, and a film."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on the path")
     root = tmp_path_factory.mktemp("runs")
@@ -133,29 +155,34 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-def test_runs_a_search_its_trials_side_by_side_and_a_film_are_there_for_a_person(project: Path) -> None:
+def test_rows_what_is_below_them_their_scores_by_setting_and_a_film_are_there_for_a_person(project: Path) -> None:
+    row = next(iter(ROWS))
     where = tracking.uri(project)
-    (scored,) = tracking.connect(where).search_runs(["1"], "tags.stage = 'evaluate'")
+    (scored,) = tracking.connect(where).search_runs(["1"], f"tags.stage = 'evaluate' and tags.row = '{row}'")
     asked: list[str] = []
     with served(project) as links, browser() as page:
         page.on("request", lambda request: asked.append(request.url))
         open_table(page, links)
         names = page.locator(".ag-row a[href*='/runs/']")
         told = {one.inner_text() for one in names.all()}
-        assert told == {*STAGES, *(trial_name(number, setting) for number, setting in enumerate(SPACE))}
+        trials = {trial_name(number, setting) for number, setting in enumerate(SPACE)}
+        assert told == {*ROWS, *(f"{stage}@{row}" for stage in STAGES), *trials}
         seen = [one.evaluate(SEEN) for one in names.all()]
         assert len(set(seen)) == len(told) == len(seen)
         assert all(len(part) > 5 for part in seen)
+        assert {"fvd", "psnr"} <= set(page.locator(".ag-header-cell").all_inner_texts())  # columns without a click
 
-        page.goto(links["its trials"])
-        axes = page.locator("svg text.axis-title")
-        axes.first.wait_for(state="attached")
-        titles = axes.all_text_contents()
-        assert {"canvas_scale", "sets"} <= set(titles)
-        assert {"fvd", "milliseconds_per_frame"} & set(titles)
+        page.goto(links["settings by FVD"])
+        page.locator(".ag-row").nth(1).wait_for()
+        assert page.locator(".ag-row a[href*='/runs/']").all_inner_texts() == [f"evaluate@{name}" for name in ROWS]
+
+        assert {"recipe.learning_rate"} <= set(open_search(page, links["FVD by setting"]).all_text_contents())
+        titles = open_search(page, links[f"search of {row}"])
+        page.locator("text.xtitle", has_text="sets").wait_for(state="attached")
+        assert {"canvas_scale", "sets"} <= set(titles.all_text_contents())
         assert page.get_by_role("link", name="Model registry").is_visible()  # the pages for models, not for prompts
 
-        base = links["table of runs"].partition("?")[0]
+        base = links["runs"].partition("?")[0]
         page.goto(f"{base}/{scored.info.run_id}/artifacts/videos/00.mp4")
         page.locator("video").wait_for()
         play = "film => { film.muted = true; film.play(); }"

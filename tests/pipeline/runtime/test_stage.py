@@ -11,7 +11,7 @@ import pytest
 
 from components.foundation.config import Config
 from components.foundation.errors import InputError
-from pipeline.runtime.stage import TABLES, exclusive, plural, resolve, run
+from pipeline.runtime.stage import TABLES, exclusive, plural, resolve, run, settings_of
 from tests.pipeline.conftest import CANVASMAR
 
 ROOT = Path(__file__).parents[3]
@@ -97,6 +97,13 @@ def test_the_table_of_a_field_is_its_plural() -> None:
     assert {
         plural(field) for field in (*(ROW.keys() - {"scored_on", "start"}), "simulation", "experiment", "ablation")
     } == set(TABLES)
+
+
+def test_a_row_is_trained_with_the_settings_of_its_entries_and_a_missing_one_is_no_error() -> None:
+    found = settings_of(TABLES_OF_ROW, "row")
+    autoencoder = {"autoencoder.dataset": "d", "autoencoder.recipe": "r", "autoencoder.side": 4}
+    assert found == {"dataset.side": 8, **autoencoder, "model.side": 2, "recipe.side": 5}
+    assert "model.side" not in settings_of({**TABLES_OF_ROW, "models": {}}, "row")
 
 
 def test_a_field_is_not_touched_by_what_another_row_uses() -> None:
