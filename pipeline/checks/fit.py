@@ -86,11 +86,11 @@ def initial_weights(check: ParamsCheck, row: Row, root: Path) -> None:
     if start == RANDOM_WEIGHTS:
         if row.recipe is not None and row.recipe.new_weights:
             check.problem(
-                f"{row.path('recipe')}.new_weights lists weights that {where} lacks, but that is {start}, where all "
-                f"weights are new; set new_weights to [], or {where} to the folder of a trained model"
+                f"{row.path('recipe')}.new_weights needs a trained model to start from, but {where} is {start}; "
+                f"set new_weights to [], or {where} to the folder of a trained model"
             )
     elif rows.get(start) == row.name:
-        check.problem(f"{where} is the row's own model; set it to that of another row, or to {RANDOM_WEIGHTS}")
+        check.problem(f"{where} is the row's own model; set it to the model of another row, or to {RANDOM_WEIGHTS}")
     elif start not in rows and not (root / start / checkpoint.WEIGHTS).is_file():
         check.problem(
             f"{where} is {start}, which no row writes and which holds no {checkpoint.WEIGHTS}; set it to the folder of "

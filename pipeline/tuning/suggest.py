@@ -40,14 +40,14 @@ Stopper = Annotated[NoStopper | Asha, Field(discriminator="kind")]
 
 
 class SearchSettings(Config):
-    """The settings that both kinds of search have."""
+    """Settings that both kinds of search share."""
 
     space: Space  # the first trial uses the current settings
-    algorithm: Algorithm
+    algorithm: Algorithm  # how settings are chosen
     trials: Count  # total number, including the first trial
     objectives: tuple[str, ...]  # the first ranks; all form the Pareto front
     concurrent: Count  # maximum number of trials that run at the same time
-    seed: Seed
+    seed: Seed  # of the algorithm
 
 
 @runtime_checkable

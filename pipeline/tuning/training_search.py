@@ -37,7 +37,7 @@ class Candidate(Config):
     recipe: RecipeConfig
 
     def changed(self, setting: Mapping[str, Any], **recipe: Any) -> "Candidate":
-        """Return the candidate with a setting, then these fields of the recipe changed.
+        """Return the candidate with the values of a setting, and with these fields of the recipe.
 
         Raise InputError if a name or value is not valid.
         """

@@ -65,7 +65,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("recipes.vae.phases", [PHASE], "recipes.vae has new_weights or phases, which only video models take"),
     ("experiments.push-canvasmar.start", "data/models/base", "which no row writes and which holds no weights.safeten"),
     ("experiments.push-canvasmar.start", "data/models/push-canvasmar", "canvasmar.start is the row's own model"),
-    ("recipes.model.new_weights", ["canvas."], "but that is presets/random-weights, where all weights are new"),
+    ("recipes.model.new_weights", ["canvas."], "new_weights needs a trained model to start from, but experiments."),
     ("searches.guidance.clips", 150, "the split val of datasets.push has 144 clips; set it to at most 144"),
     ("searches.guidance.trials", 3, "searches.guidance: the grid has 4 points, but trials is 3"),
     ("searches.guidance.space", {"canvas_scale": {"choices": [-1.0]}}, "canvas_scale is -1.0: it must be at least 0"),
