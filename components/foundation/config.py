@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -17,6 +17,8 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from components.foundation.errors import InputError
+
+LARGEST: Final = 2**53
 
 
 class Config(BaseModel):
@@ -38,15 +40,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = _load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run from the project's folder or name another file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it in UTF-8") from None
+    except OSError as error:
         raise InputError(f"{path} cannot be read as text ({error}); name a YAML file") from None
     except DuplicateKeyError as error:
         raise InputError(f"{path} has a key twice in one table ({_reason(error)}); remove one of the two") from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML ({_reason(error)}); correct that line") from None
+    if content is None:
+        raise InputError(f"{path} is empty; restore it, or copy a file of presets/ over it")
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a mapping of tables, not {type(content).__name__}; correct the file")
-    _require_text_keys(path, content, "")
+    _check_keys(path, content, "", (), set())
     return content
 
 
@@ -70,12 +76,23 @@ def _load(text: str) -> Any:
     return YAML(typ="safe").load(text)  # DVC's own call
 
 
-def _require_text_keys(path: Path, content: Any, table: str) -> None:
-    for key, value in content.items() if isinstance(content, dict) else ():
-        if not isinstance(key, str):
+def _check_keys(path: Path, content: Any, name: str, parents: tuple[Any, ...], checked: set[int]) -> None:
+    """Raise InputError if a key is not text, or if an alias puts a table or list into itself.
+
+    `checked` holds the ids of the values that were checked, because aliases may repeat a value exponentially often.
+    """
+    if not isinstance(content, dict | list) or (id(content) in checked):
+        return
+    if any(content is parent for parent in parents):
+        raise InputError(f"{path}: {name} is an alias of a table or list that contains it; write its values out")
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        if isinstance(content, dict) and not isinstance(key, str):
             kind = "null" if key is None else f"{type(key).__name__} {key}"
-            raise InputError(f"{path}: a key of {table or 'the file'} is {kind}, not text; choose another name")
-        _require_text_keys(path, value, f"{table}.{key}" if table else key)
+            raise InputError(f"{path}: a key of {name or 'the file'} is {kind}, not text; choose another name")
+        inner = f"{name}[{key}]" if isinstance(content, list) else f"{name}.{key}" if name else str(key)
+        _check_keys(path, value, inner, (*parents, content), checked)
+    checked.add(id(content))
 
 
 def _reason(error: Exception) -> str:
@@ -91,6 +108,8 @@ def parse(model: type[C], data: Mapping[str, Any], *, where: str) -> C:
 
     Raises InputError that names the full path of each wrong key, its value and the allowed values.
     """
+    if large := _too_large(data):
+        raise InputError(f"{where}: {'; '.join(large)}")
     try:  # JSON mode: strict, except that a YAML list may become a tuple
         return model.model_validate_json(json.dumps(data, allow_nan=False))
     except ValidationError as error:
@@ -98,6 +117,15 @@ def parse(model: type[C], data: Mapping[str, Any], *, where: str) -> C:
         raise InputError(f"{where}: {problems}") from None
     except (TypeError, ValueError):
         raise InputError(f"{where}: {'; '.join(_unusable(data))}") from None
+
+
+def _too_large(data: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each integer that has no exact float, which MLflow and JSON programs store."""
+    return [
+        f"{path} is {value}; an integer must be at most {LARGEST} in size"
+        for path, value in flatten(data).items()
+        if isinstance(value, int) and abs(value) > LARGEST
+    ]
 
 
 def _unusable(data: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,8 @@
-"""The interface of a parallel map; `pipeline/runtime/ray_map.py` implements it with Ray."""
+"""The interface of a parallel map, which `pipeline/runtime/ray_map.py` implements with Ray; and the number of CPUs."""
 
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
@@ -34,3 +36,22 @@ class ParallelMap(Protocol):
 
         Progress is shown under `label`, as a count of `total` units; `size` returns the units of an item.
         """
+
+
+def cpu_count(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many CPUs this process may use: those of its affinity, and at most its container's quota."""
+    affinity = getattr(os, "sched_getaffinity", None)  # missing outside Linux
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(count, int(_quota(cgroup) or count)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Return the CPU quota of a container from its control group, version 2 or 1; None without a quota."""
+    try:
+        if (limit := cgroup / "cpu.max").exists():
+            quota, period = limit.read_text().split()
+        else:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no control group, or "max"
+        return None

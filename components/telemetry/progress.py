@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -91,17 +91,21 @@ def track(items: Iterable[T], label: str, total: int, unit: str) -> Iterator[T]:
 
 def say(text: str) -> None:
     """Print text to standard output."""
-    print(_printable(text), flush=True)
+    print(_printable(text, sys.stdout), flush=True)
 
 
 def complain(text: str) -> None:
     """Print text to standard error."""
-    print(_printable(text), file=sys.stderr, flush=True)
+    print(_printable(text, sys.stderr), file=sys.stderr, flush=True)
 
 
-def _printable(text: str) -> str:
-    """Return text that any terminal takes: bytes of file names that are not UTF-8 become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def _printable(text: str, stream: TextIO | None) -> str:
+    """Return text that the stream takes: letters that its encoding lacks, and bytes that are not UTF-8, are escaped.
+
+    A closed standard stream is None.
+    """
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _duration(seconds: float) -> str:

@@ -27,6 +27,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from components.foundation.parallel import cpu_count
 from components.telemetry import mlflow_names, trees
 from components.telemetry.store import (
     brief,
@@ -314,7 +315,7 @@ def provenance(root: Path) -> dict[str, str]:
         "torch": _version("torch"),
         "ray": _version("ray"),
         "host": platform.node(),
-        "cpus": str(os.cpu_count()),
+        "cpus": str(cpu_count()),
         "gpu": _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
     }
     return {key: value for key, value in found.items() if value}

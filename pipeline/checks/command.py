@@ -1,6 +1,9 @@
 """Command `check`: find every problem of params.yaml before anything runs."""
 
 import configparser
+import shlex
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,10 @@ def has_problems(tables: Mapping[str, Any], file: Path, *, videos_needed: bool) 
 
 def _require_git(project: Path) -> None:
     """Raise InputError if DVC would refuse to run because a DVC project is not in a git repository."""
-    if not (project / ".dvc").is_dir() or any((folder / ".git").exists() for folder in (project, *project.parents)):
+    if not (project / ".dvc").is_dir():
+        return
+    if any((folder / ".git").exists() for folder in (project, *project.parents)):
+        _require_readable_git(project)
         return
     config = configparser.ConfigParser(interpolation=None)
     config.read((project / ".dvc" / "config", project / ".dvc" / "config.local"), encoding="utf-8")
@@ -52,6 +58,18 @@ def _require_git(project: Path) -> None:
         raise InputError(
             f"{project} is not a git repository, and DVC refuses to run; run `git init` there, or "
             "`dvc config core.no_scm true` to work without git and without `dvc exp`"
+        )
+
+
+def _require_readable_git(project: Path) -> None:
+    """Raise InputError if git refuses a repository of another user: runs would be recorded without their commit."""
+    if shutil.which("git") is None:
+        return
+    done = subprocess.run(("git", "-C", project, "rev-parse", "--git-dir"), capture_output=True, text=True)
+    if "dubious ownership" in done.stderr:
+        raise InputError(
+            f"git refuses the repository of {project}, because it belongs to another user; if you trust it, run "
+            f"`git config --global --add safe.directory {shlex.quote(str(project))}`"
         )
 
 

@@ -8,6 +8,7 @@ from components.foundation.errors import InputError
 from pipeline.checks import counts, fit
 from pipeline.checks.counts import Known
 from pipeline.checks.entries import KINDS, ParamsCheck, Row
+from pipeline.runtime import stage
 
 ALL: Final = "`canvasmar check` prints all problems"
 
@@ -18,6 +19,8 @@ def whole(tables: Mapping[str, Any], file: str, root: Path, *, videos_needed: bo
     With `videos_needed`, a data set whose folder of videos is missing is a problem.
     """
     check, known = ParamsCheck(tables, file), Known(root, {}, videos_needed)
+    for sentence in stage.unknown(tables):
+        check.problem(sentence)
     for table in KINDS:
         if not isinstance(tables.get(table), dict):
             check.problem(f"the table {table} is missing; add it, {{}} if it has no entries")

@@ -5,7 +5,6 @@ The server is a Ray Serve application: one ingress deployment reads requests and
 
 import asyncio
 import base64
-import os
 import tempfile
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ import torch
 from components.foundation.config import Config, parse, value
 from components.foundation.errors import InputError
 from components.foundation.files import to_json
+from components.foundation.parallel import cpu_count
 from components.foundation.settings.ranges import within
 from components.pictures import galleries
 from components.telemetry.progress import say
@@ -347,7 +347,7 @@ def parse_query(query: dict[str, str]) -> dict[str, int]:
 def application(root: Path, row: str, device: str | None, replicas: int, limits: Limits) -> Any:
     """Return the Ray Serve application: the ingress and `replicas` replicas of a trained row."""
     gpus = 1.0 if torch.cuda.is_available() and device != "cpu" else 0.0
-    threads = max(1, ((os.cpu_count() or 1) - 1) // replicas)  # leaves one CPU to read requests and encode pictures
+    threads = max(1, (cpu_count() - 1) // replicas)  # leaves one CPU to read requests and encode pictures
     resources = {"num_cpus": 0.5, "num_gpus": gpus}
     model = _deployment(
         Replica, num_replicas=replicas, max_ongoing_requests=MAX_ONGOING, ray_actor_options=resources

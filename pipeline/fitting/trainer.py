@@ -18,7 +18,7 @@ from pipeline.fitting.workers import FitJob, NodeNetworkConfig, train_worker
 from pipeline.runtime import environment
 from pipeline.runtime.cluster import (
     cpus_per_task,
-    memory_message,
+    death_message,
 )  # before Ray, because it sets the environment that Ray reads
 
 # isort: split
@@ -34,6 +34,7 @@ MAX_FAILED_STARTS = 3  # of the worker group, each after the timeout START_SECON
 # has just died may have been counted
 ELASTIC_START_SECONDS, ELASTIC_MAX_FAILED_STARTS = "60", 60
 START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # read by the controller of each training
+LESS_MEMORY = "lower micro_batch in the recipe (the run resumes from its last checkpoint), close other programs"
 RESIZE_SECONDS = 30.0  # between checks for resources for more workers
 
 
@@ -123,13 +124,19 @@ def _scaling(recipe: RecipeConfig) -> tuple[Any, int]:
 
 @contextmanager
 def _errors_explained(board: Any) -> Iterator[None]:
-    """Replace an error of Ray Train by an InputError: a worker's own, or why workers were stopped or did not start."""
+    """Replace an error of Ray by the InputError of a worker, or by why processes died or workers did not start."""
     try:
         yield
-    except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
-        message = ray.get(board.error.remote())
-        if message is None and isinstance(error, ray.train.WorkerGroupError):
-            message = next(filter(None, map(memory_message, error.worker_failures.values())), None)
+    except (ray.train.WorkerGroupError, ray.train.ControllerError, ray.exceptions.RayError) as error:
+        message, failures = None, [error]
+        with suppress(ray.exceptions.RayError):  # the board may have died too
+            message = ray.get(board.error.remote())
+        if isinstance(error, ray.train.WorkerGroupError):
+            failures = list(error.worker_failures.values())
+        if isinstance(error, ray.train.ControllerError):
+            failures = [error.controller_failure]
+        for failure in failures:
+            message = message or death_message(failure, LESS_MEMORY)
         if message is None and isinstance(error, ray.train.ControllerError):
             message = _start_error(error.controller_failure)
         if message is None:

@@ -9,14 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.foundation.errors import InputError
+from components.foundation.errors import InputError, reason
+from components.foundation.parallel import cpu_count
 from components.telemetry import usage
 from pipeline.runtime import environment, network
 
 environment.apply(Path.cwd())  # Ray reads its settings only when it is imported
 
 import ray  # noqa: E402
+from ray._raylet import GcsClient  # noqa: E402
 
+AGAIN = "run the same command again"
+DEATHS = (
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.OwnerDiedError,
+    ray.exceptions.LocalRayletDiedError,
+)
 OBJECT_STORE = 400 * 2**20  # bytes; enough, because large data are passed as files
 
 
@@ -24,12 +34,14 @@ OBJECT_STORE = 400 * 2**20  # bytes; enough, because large data are passed as fi
 def connect(root: Path) -> Iterator[None]:
     """Connect to the cluster at RAY_ADDRESS for the block; without RAY_ADDRESS, start Ray on this machine.
 
-    Raise InputError if no cluster answers at RAY_ADDRESS, or if Ray cannot run on this machine.
+    Raise InputError if no cluster answers at RAY_ADDRESS, if Ray cannot run on this machine, or if a process of Ray
+    dies in the block without an error of Python.
     """
     variables = environment.variables(root)
     network.require_loopback()
     if address := os.environ.get("RAY_ADDRESS"):
         network.require_cluster(address)
+        _require_access(address)
         # workers of a cluster do not inherit this process's environment
         settings: dict[str, Any] = {
             "runtime_env": {"env_vars": {**variables, "MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}}
@@ -37,15 +49,15 @@ def connect(root: Path) -> Iterator[None]:
     else:
         # the dashboard takes seconds to start and is not needed: stages print progress, and MLflow records their usage
         settings = {"address": "local", "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+        settings["num_cpus"] = cpu_count()  # Ray counts CPUs that the process may not use
         settings["_temp_dir"] = network.temporary_folder()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     except ConnectionError as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"no Ray cluster answers at RAY_ADDRESS ({reason}); correct RAY_ADDRESS or unset it, or set RAY_AUTH_TOKEN "
-            "if the cluster rejects your token"
+            f"no Ray cluster answers at RAY_ADDRESS ({reason(error)}); correct RAY_ADDRESS or unset it, or set "
+            "RAY_AUTH_TOKEN if the cluster rejects your token"
         ) from None
     except Exception as error:  # Ray has no class for it
         if "timed out during startup" not in str(error):
@@ -58,8 +70,35 @@ def connect(root: Path) -> Iterator[None]:
     usage.TOTAL.node = ray.get_runtime_context().get_node_id()
     try:
         yield
+    except ray.exceptions.RayError as error:
+        if (message := death_message(error)) is None:
+            raise
+        raise InputError(message) from None
     finally:
         ray.shutdown()
+
+
+def _require_access(address: str) -> None:
+    """Raise InputError if the cluster at RAY_ADDRESS refuses our token or the address at which Ray would look for it.
+
+    `ray.init` would repeat warnings for up to minutes.
+    """
+    parts = network.RAY_ADDRESS.fullmatch(address)
+    if parts is None or address.startswith("ray://"):
+        return
+    if network.is_loopback(parts["host"]):  # Ray replaces it by the machine's address in the network
+        network.require_reachable(ray.util.get_node_ip_address(), int(parts["port"]), address)
+    try:
+        GcsClient(address=address)
+    except ray.exceptions.AuthenticationError:
+        raise InputError(
+            f"the Ray cluster at RAY_ADDRESS={address} refuses the token of this process; set RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to the cluster's token"
+        ) from None
+    except Exception as error:  # Ray has several classes for it
+        raise InputError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({reason(error)}); correct RAY_ADDRESS or unset it"
+        ) from None
 
 
 def measure() -> usage.Measure:
@@ -89,11 +128,18 @@ def unwrap(reference: Any) -> Any:
         raise
 
 
-def memory_message(error: BaseException) -> str | None:
-    """Return what to do if Ray stopped a worker because its machine's memory was nearly full; None for other errors."""
-    if not isinstance(error, ray.exceptions.OutOfMemoryError):
-        return None
-    return (
-        "Ray stopped workers because a machine's memory was nearly full; close other programs or use a machine with "
-        "more memory, then run the same command again"
-    )
+def death_message(error: BaseException, memory_remedy: str = "close other programs") -> str | None:
+    """Return why a process of Ray died, and what to do; None if an error of Python ended it, and for other errors."""
+    for wrapper in ("health_check_failure", "_base_exc"):  # of Ray Train
+        error = getattr(error, wrapper, error)
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return (
+            f"Ray stopped workers because a machine's memory was nearly full; {memory_remedy} or use a machine with "
+            f"more memory, then {AGAIN}"
+        )
+    if isinstance(error, DEATHS) and "creation task" not in str(error):  # the actor's own constructor raised
+        return (
+            "a process of Ray died without an error of Python, as when the system's memory is full or a node is lost; "
+            f"{memory_remedy} or use a machine with more memory, then {AGAIN}"
+        )
+    return None

@@ -10,6 +10,7 @@ from components.telemetry import store
 VARIABLES = {
     "RAY_AUTH_MODE": "token",  # other users of this machine or of the cluster's network must not submit work
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # otherwise a thread that outlives its cluster would start another one
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # delay until a report is collected; Ray's default is 2
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",  # waits for resources of other jobs; the total is checked before
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -27,6 +28,7 @@ VARIABLES = {
 }
 
 
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system: Ray's processes listen on loopback only
 
 
@@ -36,6 +38,7 @@ def apply(root: Path) -> None:
     Without RAY_ADDRESS, the Ray that this process starts listens on loopback only.
     """
     allocator.keep()
+    _bypass_proxy()
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault(ONE_MACHINE, "0")
     for name, value in variables(root).items():
@@ -44,6 +47,17 @@ def apply(root: Path) -> None:
     file = Path(os.path.expanduser("~/.ray/auth_token"))  # Path.home fails for a user without a home
     if os.environ["RAY_AUTH_MODE"] == "token" and not token and not file.exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _bypass_proxy() -> None:
+    """Exempt this machine from the user's proxy, which would otherwise get the requests to our own servers."""
+    if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES):
+        return
+    direct = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")]
+    hosts = [host.strip() for hosts in direct for host in hosts.split(",") if host.strip()]
+    hosts += ["localhost", "127.0.0.1", "::1"]
+    for name in ("no_proxy", "NO_PROXY"):  # some programs read only one of them
+        os.environ[name] = ",".join(dict.fromkeys(hosts))
 
 
 def variables(root: Path) -> dict[str, str]:

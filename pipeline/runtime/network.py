@@ -56,6 +56,25 @@ def require_cluster(address: str) -> None:
         )
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine by its loopback interface; Ray knows the same three names."""
+    return host.strip("[]") in ("localhost", LOOPBACK, "::1")
+
+
+def require_reachable(host: str, port: int, address: str) -> None:
+    """Raise InputError if the cluster at RAY_ADDRESS, which names loopback, does not listen at this machine's address.
+
+    Ray replaces loopback by that address, and would wait for it for minutes.
+    """
+    try:
+        socket.create_connection((host, port), timeout=SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            f"the Ray cluster at RAY_ADDRESS={address} listens on loopback only, but Ray looks for it at {host}:{port} "
+            f"({reason(error)}); set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 to use it from this machine"
+        ) from None
+
+
 def require_free_port(port: int, setting: str) -> None:
     """Raise InputError if no server can listen on this port of the loopback interface; `setting` chooses the port."""
     try:
@@ -69,9 +88,16 @@ def require_free_port(port: int, setting: str) -> None:
 def temporary_folder() -> str | None:
     """Return the folder for Ray's files if Ray's own choice is too long for the paths of its Unix sockets, else None.
 
-    Raise InputError if there is no shorter folder.
+    Return another one, too, if Ray's own choice belongs to another user. Raise InputError if there is no such folder.
     """
     chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or str(SHORT_TEMPORARY)
+    if not os.access(chosen, os.W_OK | os.X_OK):
+        name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+        raise InputError(f"the temporary folder {chosen} does not exist or is not writable; set {name} to one that is")
+    if (Path(chosen) / "ray").exists() and not os.access(Path(chosen) / "ray", os.W_OK | os.X_OK):
+        chosen = str(Path(chosen) / f"ray-{os.getuid()}")
+        if len(os.fsencode(chosen + SESSION)) <= LONGEST_SOCKET:
+            return chosen
     if len(os.fsencode(chosen + SESSION)) <= LONGEST_SOCKET:
         return None
     if not os.access(SHORT_TEMPORARY, os.W_OK):

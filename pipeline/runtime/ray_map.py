@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import torch
 
 from components.foundation.errors import InputError
-from components.foundation.parallel import one
+from components.foundation.parallel import cpu_count, one
 from components.telemetry import usage
 from components.telemetry.progress import meter
 from pipeline.runtime import cluster  # before Ray, because it sets the environment that Ray reads
@@ -105,8 +105,8 @@ INLINE: Final = RayMap(1)
 
 def _death(error: ray.exceptions.RayError, index: int | None) -> InputError:
     """Return the error for an item at which RETRIES + 1 workers died: the reason if Ray knows it, and what to do."""
-    if message := cluster.memory_message(error):
-        return InputError(message)
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return InputError(str(cluster.death_message(error)))
     where = "at its start" if index is None else f"at input {index + 1}"
     return InputError(
         f"{RETRIES + 1} worker processes died {where} without a Python error; the system's memory may be full, or a "
@@ -141,7 +141,7 @@ def connect(root: Path, *, num_cpus: int, use_gpu: bool) -> Iterator[RayMap]:
     this machine has resources for only one worker, the map runs inline and Ray is not started.
     """
     gpus = torch.cuda.device_count() if use_gpu else 0
-    if not os.environ.get("RAY_ADDRESS") and (gpus or (os.cpu_count() or 1) // num_cpus) < 2:
+    if not os.environ.get("RAY_ADDRESS") and (gpus or cpu_count() // num_cpus) < 2:
         yield RayMap(1)
         return
     with cluster.connect(root):

@@ -110,7 +110,8 @@ def run(main: Main, *, rows: str | None, check: Check | None = None) -> None:
 def command() -> Iterator[Path]:
     """Yield the project's root for the block of a command, with its environment set and its watchdog started.
 
-    Exit with 2 and a message, without a traceback, after an InputError or a disk error; exit with 130 when interrupted.
+    Exit with 2 and a message, without a traceback, after an InputError, a disk error, or if nobody reads the output;
+    exit with 130 when interrupted.
     """
     root = Path.cwd()
     environment.apply(root)
@@ -119,6 +120,11 @@ def command() -> Iterator[Path]:
         yield root
     except InputError as error:
         complain(f"error: {error}")
+        sys.exit(2)
+    except BrokenPipeError:
+        # otherwise Python would complain again when it flushes the output at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain(f"error: the program that reads this output has ended; {RESUME}")
         sys.exit(2)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
@@ -182,9 +188,8 @@ def resolve(schema: type[Config], tables: Mapping[str, Any], rows: str | None, r
     the row itself. A field with the name of a table, such as `models`, is the whole table. Raise InputError for unknown
     tables, rows and entries.
     """
-    for table in tables:
-        if table not in (*TABLES, PRICES):
-            raise InputError(f"params.yaml: unknown table {table}; the tables are {', '.join((*TABLES, PRICES))}")
+    for table in unknown(tables):
+        raise InputError(f"params.yaml: {table}")
     where = f"params.yaml: {rows}.{row}" if rows else "params.yaml"
     entry = _entry(tables, rows, row, "params.yaml") if rows else {}
     if rows == "experiments":
@@ -213,6 +218,17 @@ def _field(tables: Mapping[str, Any], field: str, rows: str | None, entry: Any, 
     if not isinstance(entry, dict):
         raise InputError(f"{where} is {entry!r}; it must be a mapping that names one entry per table")
     return _entry(tables, table, entry.get(field), f"{where}.{field}")
+
+
+def unknown(tables: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each unknown table."""
+    known = (*TABLES, PRICES)
+    return [
+        f"unknown table {table}; the tables are {', '.join(known)}; correct its spelling, or move a YAML anchor to its "
+        "first use"
+        for table in tables
+        if table not in known
+    ]
 
 
 def plural(field: str) -> str:
@@ -245,7 +261,7 @@ def _takes_log(main: Main) -> bool:
 
 
 def _parser(main: Main, stage: str, rows: str | None, paths: list[str]) -> argparse.ArgumentParser:
-    description = (inspect.getdoc(main) or "").splitlines()[0]
+    description, *_ = (inspect.getdoc(main) or stage).splitlines()  # python -OO drops docstrings
     parser = argparse.ArgumentParser(prog=f"python -m pipeline.{stage}", description=description)
     if rows:
         parser.add_argument("--row", required=True, metavar="NAME", help=f"an entry of the table {rows} in params.yaml")

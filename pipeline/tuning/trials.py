@@ -222,8 +222,13 @@ def _rows(results: tune.ResultGrid) -> list[dict[str, Any]]:
         index = config["trial"]
         metrics = {} if result.error else dict(result.metrics or {})
         status = "failed" if result.error else "finished"
-        error = str(result.error).strip().splitlines()[-1] if result.error else None
+        error = _reason(result.error) if result.error else None
         rows[index] = {"trial": index, **config["setting"], **metrics, "status": status, "error": error}
         if result.error:
             complain(f"  trial {index} failed: {error}")
     return [rows[index] for index in sorted(rows)]
+
+
+def _reason(error: Exception) -> str:
+    """Return why a trial failed, in one line."""
+    return cluster.death_message(error) or str(error).strip().splitlines()[-1]

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -265,3 +266,37 @@ def test_a_wrong_key_of_a_variant_is_named_by_its_place_in_the_file(part: Any, w
     assert words in str(error.value)
     assert "first." not in str(error.value)
     assert "second." not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (b"", "is empty; restore it, or copy a file of presets/ over it"),
+        (b"# nothing", "is empty; restore it"),
+        ("a: 1".encode("utf-16"), "is not UTF-8 text (byte 0: invalid start byte); save it in UTF-8"),
+        (b"a: caf\xe9", "is not UTF-8 text (byte 6: "),
+        (
+            b"a: &a {b: [1, {c: *a}]}",
+            ": a.b[1].c is an alias of a table or list that contains it; write its values out",
+        ),
+        (b"a: &a [1, *a]", ": a[1] is an alias of a table or list that contains it"),
+    ],
+)
+def test_a_file_that_means_nothing_says_what_to_do(tmp_path: Path, written: bytes, words: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(written)
+    with pytest.raises(InputError) as caught:
+        configs.read_yaml(file)
+    assert words in str(caught.value)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_repeat_an_alias(tmp_path: Path) -> None:
+    laughs = "".join(f"{name}: &{name} [{','.join([f'*{last}'] * 9)}]\r\n" for last, name in pairwise("abcdefghi"))
+    (tmp_path / "params.yaml").write_bytes(b"\xef\xbb\xbf" + f"a: &a [1]\r\n{laughs}".encode())
+    assert list(configs.read_yaml(tmp_path / "params.yaml")) == list("abcdefghi")
+
+
+def test_an_integer_that_no_float_holds_is_named() -> None:
+    assert sentence(broken(**part(width=10**23))).endswith(
+        f"part.width is {10**23}; an integer must be at most 9007199254740992 in size"
+    )

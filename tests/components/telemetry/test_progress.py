@@ -1,3 +1,4 @@
+import io
 import re
 import time
 
@@ -99,3 +100,15 @@ def test_a_file_name_that_is_not_utf8_can_be_told(capsys):
     say("ü\udcff.mp4")
     complain("ü\udcff.mp4")
     assert capsys.readouterr() == ("ü\\udcff.mp4\n", "ü\\udcff.mp4\n")
+
+
+def test_letters_that_the_terminal_does_not_have_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    say("caf\xe9")
+    assert written.getvalue() == rb"caf\xe9" + b"\n"
+
+
+def test_nothing_is_said_into_a_closed_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    say("works")

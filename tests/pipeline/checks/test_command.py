@@ -79,6 +79,17 @@ def test_a_dvc_project_that_is_not_a_git_repository_is_told_what_to_do(
     assert command.run(file) == 0
 
 
+def test_a_repository_of_another_user_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    subprocess.run(("git", "init", "-q", tmp_path), check=True)
+    assert command.run(file) == 0
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(InputError, match=r"belongs to another user; if you trust it, run `git config --global --add"):
+        command.run(file)
+
+
 def test_data_behind_a_link_is_refused_with_the_way_to_another_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("experiments.push-canvasmar.colour", "red", "experiments.push-canvasmar: unknown key experiment.colour"),
     ("samplers.fast.solver", "magic", "samplers.fast: sampler.solver is 'magic'"),  # which no row uses
     ("protocols", None, "the table protocols is missing; add it"),
+    ("common", {"width": 64}, "unknown table common; the tables are simulations, "),  # such as one of YAML anchors
 ]
 
 

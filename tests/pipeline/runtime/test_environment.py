@@ -60,3 +60,23 @@ def test_a_users_own_way_of_signing_in_is_left_alone(tmp_path: Path, own: str) -
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray" / "auth_token").write_text("mine", encoding="utf-8")
     assert "RAY_AUTH_TOKEN" not in applied(tmp_path, **user)
+
+
+def test_requests_to_this_machine_pass_by_the_users_proxy(tmp_path: Path) -> None:
+    found = applied(tmp_path, http_proxy="http://proxy.example.org:3128", NO_PROXY="intranet, 127.0.0.1")
+    assert found["no_proxy"] == found["NO_PROXY"] == "intranet,127.0.0.1,localhost,::1"
+    assert "no_proxy" not in applied(tmp_path)
+
+
+def test_a_file_that_hides_a_module_is_named_before_anything_is_imported(tmp_path: Path) -> None:
+    for name in ("types.py", "torch.py", "mine.py", "test.py"):
+        (tmp_path / name).write_text("raise SystemExit('imported')\n")
+    command = (sys.executable, "-m", "pipeline.commands.cli", "check")
+    shell = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    # -P leaves the folder itself out of the path, as `canvasmar` does; Ray's workers have it
+    for options in ((), ("-P",)):
+        done = subprocess.run(
+            (command[0], *options, *command[1:]), cwd=tmp_path, env=shell, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert done.stderr == f"error: torch.py, types.py in {tmp_path} hides Python's module of this name; rename it\n"

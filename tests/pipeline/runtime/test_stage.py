@@ -302,6 +302,13 @@ def test_a_disk_that_takes_nothing_more_is_told_in_a_sentence(here: Path, kind: 
     assert "Traceback" not in done.stderr
 
 
+def test_output_that_nobody_reads_ends_the_command_in_a_sentence(here: Path) -> None:
+    done = fail(here, "raise BrokenPipeError(32, 'Broken pipe')")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: the program that reads this output has ended; finished work")
+    assert "Traceback" not in done.stderr
+
+
 def test_an_error_of_the_system_that_is_no_full_disk_keeps_its_traceback(here: Path) -> None:
     done = fail(here, "open('nowhere')")
     assert done.returncode == 1

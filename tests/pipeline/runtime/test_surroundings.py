@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -126,6 +127,28 @@ def test_a_temporary_folder_is_replaced_only_if_it_is_too_long(monkeypatch: pyte
     for length, found in ((longest, None), (longest + 1, "/tmp/ray")):
         monkeypatch.setenv("TMPDIR", "x" * length)
         assert network.temporary_folder() == found
+
+
+TEMPORARY = """
+from components.foundation.errors import InputError
+from pipeline.runtime import network
+try:
+    print(network.temporary_folder())
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_temporary_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
+    ours = in_namespace("--map-user=12345")
+    folder = tmp_path if len(str(tmp_path)) < 20 else Path(tempfile.mkdtemp(dir="/tmp"))
+    assert python(tmp_path, TEMPORARY, *ours, RAY_TMPDIR=str(folder)) == "None"
+    (folder / "ray").mkdir(0o555)  # as Ray's folder of another user is to us
+    assert python(tmp_path, TEMPORARY, *ours, RAY_TMPDIR=str(folder)) == f"{folder}/ray-12345"
+    folder.chmod(0o555)
+    said = python(tmp_path, TEMPORARY, *ours, RAY_TMPDIR=str(folder))
+    assert said == f"the temporary folder {folder} does not exist or is not writable; set RAY_TMPDIR to one that is"
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(
