@@ -2,7 +2,25 @@
 
 import os
 import sys
-from importlib.machinery import PathFinder
+from typing import Final
+
+PACKAGES: Final = frozenset(
+    {
+        "torch",
+        "torchvision",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "pydantic",
+        "ray",
+        "mlflow",
+        "dvc",
+        "timm",
+        "einops",
+        "decord",
+    }
+    | {"av", "rich", "typer", "psutil", "ruamel", "safetensors", "jaxtyping", "matplotlib", "PIL", "components"}
+)
 
 
 def hiding(folder: str) -> list[str]:
@@ -14,10 +32,9 @@ def hiding(folder: str) -> list[str]:
         listed = sorted(os.listdir(folder))
     except OSError:
         return []
-    elsewhere = [path for path in sys.path if os.path.realpath(path or ".") != os.path.realpath(folder)]
     modules = [name.removesuffix(".py") for name in listed if name.endswith(".py")]
-    found = [name for name in modules if name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere)]
-    return [f"{name}.py" for name in found if name != "test"]  # that of Python holds its own tests
+    hidden = (sys.stdlib_module_names | PACKAGES) - {"test"}  # Python's `test` holds its own tests
+    return [f"{name}.py" for name in modules if name in hidden]
 
 
 # at the import, because a later import would already fail
