@@ -19,7 +19,7 @@ PACKAGES: Final = frozenset(
         "einops",
         "decord",
     }
-    | {"av", "rich", "typer", "psutil", "ruamel", "safetensors", "jaxtyping", "matplotlib", "PIL", "components"}
+    | {"dvc", "decord", "av", "rich", "typer", "psutil", "ruamel", "safetensors", "jaxtyping", "matplotlib", "PIL"}
 )
 
 
