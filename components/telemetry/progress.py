@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -91,20 +91,20 @@ def track(items: Iterable[T], label: str, total: int, unit: str) -> Iterator[T]:
 
 def say(text: str) -> None:
     """Print text to standard output."""
-    print(_printable(text, sys.stdout), flush=True)
+    print(_printable(text, getattr(sys.stdout, "encoding", None)), flush=True)
 
 
 def complain(text: str) -> None:
     """Print text to standard error."""
-    print(_printable(text, sys.stderr), file=sys.stderr, flush=True)
+    print(_printable(text, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
 
 
-def _printable(text: str, stream: TextIO | None) -> str:
-    """Return text that the stream takes: letters that its encoding lacks, and bytes that are not UTF-8, are escaped.
+def _printable(text: str, encoding: str | None) -> str:
+    """Return text that a stream of this encoding takes: letters it lacks, and bytes that are not UTF-8, are escaped.
 
-    A closed standard stream is None.
+    A closed standard stream has no encoding.
     """
-    encoding = getattr(stream, "encoding", None) or "utf-8"
+    encoding = encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 

@@ -4,6 +4,7 @@ This module imports only typer. Each subcommand imports its own module when it r
 completion do not wait for torch, Ray, MLflow or Gradio.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,13 @@ def _project() -> Iterator[Path]:
 
     An InputError is printed as one line on stderr and ends the process with exit status 2.
     """
+    from pipeline.runtime import hidden_modules
+
+    if files := hidden_modules.found(Path.cwd()):  # before the imports that would fail
+        print(
+            f"error: {', '.join(files)} in {Path.cwd()} hides Python's module of this name; rename it", file=sys.stderr
+        )
+        raise typer.Exit(2)
     from pipeline.runtime import stage
 
     with stage.command() as root:

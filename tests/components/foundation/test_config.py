@@ -190,7 +190,7 @@ def test_a_config_cannot_be_changed() -> None:
         (None, "does not exist"),
         ("a: [1, 2", r"is not valid YAML \(line 1: expected"),
         ("- a\n- b", "must hold a mapping of tables, not list"),
-        ("", "must hold a mapping of tables, not NoneType"),
+        ("", "is empty"),
     ],
 )
 def test_a_file_that_holds_no_mapping_is_named(tmp_path: Path, text: str | None, words: str) -> None:

@@ -125,8 +125,11 @@ def test_a_temporary_folder_is_replaced_only_if_it_is_too_long(monkeypatch: pyte
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     longest = network.LONGEST_SOCKET - len(network.SESSION)
     for length, found in ((longest, None), (longest + 1, "/tmp/ray")):
-        monkeypatch.setenv("TMPDIR", "x" * length)
-        assert network.temporary_folder() == found
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+            long = Path(folder, "x" * (length - len(folder) - 1))
+            long.mkdir()
+            monkeypatch.setenv("TMPDIR", str(long))
+            assert network.temporary_folder() == found
 
 
 TEMPORARY = """
