@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import av
+from av.codec.context import Flags
 
 from components.foundation.errors import InputError
 from components.video import lengths
 
+_UNTIMED: Final = frozenset({"mpegvideo"})  # raw streams; FFmpeg gives their first pictures wrong times
 _EMPTY: Final = 8  # bytes of a packet of MPEG-4 without a picture, at most
 TEXT_FORMATS: Final = frozenset({"tty"})  # FFmpeg renders text files as pictures
 
@@ -73,6 +75,7 @@ def opened(path: Path) -> Iterator[Film]:
         shown = next((stream for stream in streams if stream.disposition & stream.disposition.default), streams[0])
         if shown.codec_context is None:  # a damaged header may not name the codec
             raise InputError(f"{path} is damaged or in an unknown codec; copy it again or remove it")
+        shown.codec_context.flags |= Flags.unaligned  # or else a crop at the left is ignored
         yield Film(path, container, shown, _header(path, container, shown, len(streams)))
 
 
@@ -98,7 +101,7 @@ def _header(path: Path, container: Any, stream: Any, streams: int) -> Header:
 
 def _end(form: str, stream: Any) -> float | None:
     """Return the end of the video stream in seconds, as the container states it; the sound may be longer."""
-    if form in (lengths.MOV, lengths.AVI) and stream.duration:
+    if form in (lengths.MOV, lengths.AVI, lengths.MXF) and stream.duration:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     if form == lengths.MATROSKA:
         for name, text in stream.metadata.items():
@@ -133,18 +136,24 @@ def packet_times(packet: Any) -> tuple[int | None, int | None, int]:
     return packet.pts, packet.dts, packet.duration or 0
 
 
+def stamp(header: Header, pts: int | None, dts: int | None) -> int | None:
+    """Return the time of a packet or frame that tells when its picture is shown; None if there is none."""
+    if header.form in _UNTIMED:
+        return None
+    return dts if header.form == lengths.AVI else pts  # AVI has no presentation times
+
+
 def picture_times(film: Film, packets: Sequence[tuple[int | None, int | None, int]]) -> tuple[tuple[float, ...], float]:
     """Return when each picture is shown and when the last one ends, in seconds.
 
     All times are NaN if a packet has no time.
     """
-    place = 1 if film.header.form == lengths.AVI else 0  # AVI has no presentation times
-    shown = sorted((stamp, packet[2]) for packet in packets if (stamp := packet[place]) is not None)
+    shown = sorted((time, packet[2]) for packet in packets if (time := stamp(film.header, *packet[:2])) is not None)
     if not shown or len(shown) < len(packets):
         return (math.nan,) * len(packets), math.nan
     tick = float(film.stream.time_base)
     last, duration = shown[-1]
-    return tuple(stamp * tick for stamp, _ in shown), last * tick + (duration * tick or film.header.nominal)
+    return tuple(time * tick for time, _ in shown), last * tick + (duration * tick or film.header.nominal)
 
 
 def last_moment(path: Path) -> float:

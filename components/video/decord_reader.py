@@ -1,12 +1,14 @@
 """Decode all pictures of a video file with decord, if decord decodes the file correctly.
 
-decord shows frames that an edit list hides, and stretches pictures whose size changes. `refusal` and `look` detect
-files where this can happen from their header, index and key frames. decord also returns damaged pictures without an
-error; `pictures` raises one if FFmpeg reports damage.
+decord shows frames that an edit list hides and pictures that cannot be decoded, stretches pictures whose size changes,
+and mixes the colours of two fields. `refusal` and `look` detect files where this can happen from their header, index
+and key frames. decord also returns damaged pictures without an error, and repeats pictures where it loses others;
+`pictures` raises one if FFmpeg or decord reports this.
 """
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any, Final
 import av
 import torch
 
-from components.video import lengths
+from components.video import container, lengths
 from components.video.container import Film, may_be_empty, packet_times, picture_times
 from components.video.ffmpeg_reports import reports
 from components.video.pictures import Picture
@@ -34,6 +36,7 @@ class Look:
     times: tuple[float, ...]  # when each picture of the file is shown, in seconds; NaN if unknown
     end: float  # when the last picture ends
     pixel: float  # width of a shown pixel relative to its height
+    size: tuple[int, int] | None  # height and width of the upright pictures; None if unknown
 
 
 class DecordError(Exception):
@@ -43,6 +46,8 @@ class DecordError(Exception):
 @cache
 def library() -> Any:
     """Return the package decord, or None if it is not installed."""
+    # tell every picture that is repeated for another one; decord reads this when it is imported
+    os.environ["DECORD_DUPLICATE_WARNING_THRESHOLD"] = "0"
     try:
         import decord
     except (ImportError, OSError):
@@ -83,7 +88,7 @@ def look(film: Film) -> Look:
     context.thread_count, context.skip_frame = 1, "NONKEY"
     context.options = {"err_detect": "explode"}
     packets, keys = [], []
-    pixel, sizes, mirrored, empty = film.header.pixel, set(), False, False
+    pixel, sizes, mirrored, empty, interlaced = film.header.pixel, set(), False, False, False
     try:
         for packet in film.container.demux(film.stream):
             if packet.size and not packet.is_discard:
@@ -91,22 +96,25 @@ def look(film: Film) -> Look:
                 keys.append(packet.is_keyframe)
                 empty |= may_be_empty(film.header.codec, packet)
             for frame in packet.decode() if packet.is_keyframe or not packet.size else ():
-                sizes.add((frame.height, frame.width))
-                if matrix := display_matrix(frame):
-                    a, b, c, d = matrix
-                    mirrored |= a * d - b * c < 0
-                    pixel = 1 / film.header.pixel if transposes(matrix) else film.header.pixel
+                matrix = display_matrix(frame)
+                across = matrix is not None and transposes(matrix)
+                sizes.add((frame.width, frame.height) if across else (frame.height, frame.width))
+                pixel = 1 / film.header.pixel if across else film.header.pixel
+                mirrored |= matrix is not None and matrix[0] * matrix[3] < matrix[1] * matrix[2]
+                interlaced |= frame.interlaced_frame
     except (av.FFmpegError, OSError, ValueError):
-        return Look("a key frame is damaged", (), math.nan, pixel)
+        return Look("a key frame is damaged", (), math.nan, pixel, None)
     reasons = {
         "the first frame is no key frame": bool(keys) and not keys[0],
+        "pictures before the first key frame are missing": _looks_back(film, packets),
         "the size of the pictures changes": len(sizes) > 1,
         "the pictures are mirrored": mirrored,
+        "the pictures are interlaced": interlaced,  # decord mixes the colours of the two fields
         "some packets may hold no picture": empty,
     }
     refused = next((reason for reason, holds in reasons.items() if holds), None)
     times, end = picture_times(film, packets)
-    return Look(refused, times, end, pixel)
+    return Look(refused, times, end, pixel, next(iter(sizes), None))
 
 
 def pictures(path: Path, seen: Look, first: int = 0) -> Iterator[Picture]:
@@ -126,6 +134,8 @@ def pictures(path: Path, seen: Look, first: int = 0) -> Iterator[Picture]:
                 pixels = torch.from_dlpack(reader.next().to_dlpack())
                 if pixels.shape[-1] != 3:
                     raise DecordError("decord misplaces the rows of the pictures")
+                if seen.size not in (None, pixels.shape[:2]):
+                    raise DecordError("decord crops the pictures differently")
                 yield Picture(pixels.numpy(), begin, seen.end, seen.pixel)
                 number += 1
         except StopIteration:
@@ -133,7 +143,13 @@ def pictures(path: Path, seen: Look, first: int = 0) -> Iterator[Picture]:
         except (decord.DECORDError, RuntimeError, AssertionError, IndexError, ValueError):
             raise DecordError(f"decord fails after {number} of {count} frames") from None
         if reported():
-            raise DecordError("FFmpeg reports damage while decord decodes")
+            raise DecordError("decord or its FFmpeg reports damage")
+
+
+def _looks_back(film: Film, packets: Sequence[tuple[int | None, int | None, int]]) -> bool:
+    """Return whether the first pictures depend on some from before the beginning of the file."""
+    times = [container.stamp(film.header, pts, dts) for pts, dts, _ in packets]
+    return any(time is not None and time < times[0] for time in times) if times and times[0] is not None else False
 
 
 def _hides(film: Film) -> bool:

@@ -132,7 +132,7 @@ def _jumped(path: Path, size: tuple[int, int], listing: Listing, first: int, cou
         if not reason and listing.indexed:
             try:
                 sure = next(jumps.pictures(path, listing, start, first))
-                jumped = decord_reader.pictures(path, Look(None, listing.times, listing.end, sure.pixel), first)
+                jumped = decord_reader.pictures(path, Look(None, listing.times, listing.end, sure.pixel, None), first)
                 head = next(jumped)
                 if np.array_equal(head.pixels, sure.pixels):
                     found: Iterator[Picture] = itertools.chain([head], jumped)

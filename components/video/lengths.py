@@ -11,12 +11,15 @@ from typing import BinaryIO, Final
 MOV: Final = "mov,mp4,m4a,3gp,3g2,mj2"
 MATROSKA: Final = "matroska,webm"
 AVI: Final = "avi"
+MXF: Final = "mxf"
 STATED: Final = (MOV, MATROSKA, AVI, "asf", "flv")  # formats whose length is stated, not estimated by FFmpeg
 MOST_MISSING: Final = 0.1  # share of a file's bytes, or of a stream's seconds; a file that lacks more is truncated
 _SEGMENT: Final = b"\x18\x53\x80\x67"  # Matroska's element that holds everything
 _BOXES: Final = frozenset(  # top-level boxes of mp4 and mov
     b"ftyp moov mdat free skip wide pnot moof mfra sidx ssix styp uuid pdin meta meco emsg prft udta imda".split()
 )
+_ASF_PROPERTIES: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_LONGEST_PAGE: Final = 65307  # bytes of a page of Ogg
 _HEADER: Final = b"\x1a\x45\xdf\xa3"
 # of Matroska, FLV, Ogg, MPEG program and video streams, GIF, ASF, MXF, YUV4MPEG, IVF, RealMedia and NUT
 _STARTS: Final = (
@@ -41,6 +44,10 @@ def missing_bytes(path: Path, form: str) -> int | None:
                 end = _matroska(file)
             case "avi":
                 end = _riff(file, size)
+            case "asf":
+                end = _asf(file, size)
+            case "ogg":
+                end = _ogg(file, size)
     return None if end is None else max(0, end - size)
 
 
@@ -89,6 +96,29 @@ def _riff(file: BinaryIO, size: int) -> int | None:
             return None
         end += 8 + length
     return end
+
+
+def _asf(file: BinaryIO, size: int) -> int | None:
+    """Return the size that an ASF file states, if that is larger than the file; None for a recording on air."""
+    head = file.read(8192)
+    place = head.find(_ASF_PROPERTIES)
+    if place < 0 or head[place + 88 : place + 89] != b"\x02":  # seekable, and not a broadcast
+        return None
+    end = int.from_bytes(head[place + 40 : place + 48], "little")
+    return end if end > size else None
+
+
+def _ogg(file: BinaryIO, size: int) -> int | None:
+    """Return where the last page of an Ogg file ends, if that is after the end of the file."""
+    begin = max(0, size - _LONGEST_PAGE)
+    file.seek(begin)
+    tail = file.read()
+    place = tail.rfind(b"OggS")
+    if place < 0:
+        return None
+    lengths = tail[place + 27 : place + 27 + (tail[place + 26] if place + 26 < len(tail) else 1)]
+    end = begin + place + 27 + max(1, len(lengths)) + sum(lengths)
+    return end if end > size else None
 
 
 def begins_like_a_video(path: Path) -> bool:

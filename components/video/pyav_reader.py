@@ -17,7 +17,8 @@ from numpy import ndarray
 from components.foundation.errors import InputError
 from components.video import container, lengths
 from components.video.container import Film
-from components.video.pictures import Picture
+from components.video.ffmpeg_reports import Errors
+from components.video.pictures import STREAMS, Picture
 
 # codecs whose pictures before the first key frame are wrong or missing
 PREDICTED: Final = frozenset({"h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "vc1"})
@@ -53,7 +54,7 @@ def converted(film: Film, frames: Iterable[Any]) -> Iterator[Picture]:
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         pixels = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
         tick = float(frame.time_base) if frame.time_base else math.nan
-        stamp = frame.dts if film.header.form == lengths.AVI else frame.pts  # AVI has no presentation times
+        stamp = container.stamp(film.header, frame.pts, frame.dts)
         begin = math.nan if stamp is None else stamp * tick
         yield Picture(
             pixels if matrix is None else upright(pixels, matrix),
@@ -127,11 +128,11 @@ def _frames(film: Film, doubts: list[str]) -> Iterator[Any]:
     """Yield all decoded frames of the shown stream."""
     context = _strict(film)
     waits = context.name in PREDICTED  # for a key frame
-    skipped, first, last, lost, fed = 0, None, False, 0, 0
-    packets = film.container.demux(film.stream)
+    skipped, first, last, lost, fed, errors = 0, None, False, 0, 0, Errors()
+    packets, failed = film.container.demux(film.stream), None
     while True:
         try:
-            packet = next(packets, None)
+            packet = errors.during(next, packets, None)
         except _FAULTS:
             _accept_end(film, doubts, known=last)
             yield from _flushed(context)
@@ -148,7 +149,7 @@ def _frames(film: Film, doubts: list[str]) -> Iterator[Any]:
             waits, first = False, packet.pts
         fed += 1
         try:
-            yield from packet.decode()
+            frames = errors.during(packet.decode)
         except _FAULTS:
             if _precedes(packet.pts, first):
                 skipped += 1  # shown before the first key frame, which is decoded before
@@ -156,17 +157,23 @@ def _frames(film: Film, doubts: list[str]) -> Iterator[Any]:
             if context.name == "h264" and fed <= MOST_REORDERED and packet.pts in _dismissing(film.path):
                 continue
             _accept_end(film, doubts, known=last)
-            last = True
+            last, failed = True, packet.pts
+            continue
+        # the picture of the last packet, if that is damaged, comes out nevertheless
+        yield from (frame for frame in frames if not last or not (frame.is_corrupt or _equals(frame.pts, failed)))
     if waits and skipped:
         raise InputError(
             f"{film.path} holds no key frame, from which decoding could start; export it again or remove it"
         )
     if lost:
-        doubts.append(
-            f"lacks data at {lost} {'place' if lost == 1 else 'places'}, where packets of its container are lost"
-        )
+        places = f"{lost} {'place' if lost == 1 else 'places'}, where packets of its container are lost"
+        joined = " or streams are joined" if film.header.form in STREAMS else ""
+        doubts.append(f"{'may lack' if joined else 'lacks'} data at {places}{joined}")
     if skipped:
         doubts.append(f"begins in the middle of a group of pictures: its first {skipped} pictures cannot be decoded")
+    if errors.count and not doubts:
+        count = f"{errors.count} {'error' if errors.count == 1 else 'errors'}"
+        doubts.append(f"is damaged: FFmpeg reports {count}, of which the last is {errors.last!r}")
 
 
 def _dismissing(path: Path) -> set[int]:
@@ -192,6 +199,10 @@ def _dismissing(path: Path) -> set[int]:
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skips)
     return times
+
+
+def _equals(time: int | None, other: int | None) -> bool:
+    return time is not None and time == other
 
 
 def _precedes(time: int | None, first: int | None) -> bool:

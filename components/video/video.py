@@ -6,7 +6,7 @@ crosses a fork hangs.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
@@ -109,7 +109,8 @@ def scan(path: Path, how: Decoding, begin: Begin) -> Facts:
         passage = _Passage(header, how, begin())
         try:
             passage.take(gather(decord_reader.pictures(path, seen), how.size))
-            return passage.facts("decord", reason, _length_doubts(path, header, passage))
+            misread = [f"may be misread, as reader is decord: {seen.refusal}"] if seen.refusal else []
+            return passage.facts("decord", reason, [*misread, *_length_doubts(path, header, passage)])
         except decord_reader.DecordError as fault:
             reason = str(fault)
     doubts: list[str] = []
@@ -221,17 +222,15 @@ def _examined(path: Path, reader: Reader) -> tuple[Header, decord_reader.Look | 
             return header, None, "the setting reader"
         if decord_reader.library() is None:
             return header, None, "decord is not installed"
-        refused = decord_reader.refusal(film) if reader == "auto" else None
-        seen = None if refused else decord_reader.look(film)
-        if seen is not None and reader == "auto":
-            refused = seen.refusal
-        if refused:
+        if reader == "decord":
+            misread, seen = decord_reader.faulty(film), decord_reader.look(film)
+            return header, replace(seen, refusal=misread or seen.refusal), "the setting reader"
+        if refused := decord_reader.refusal(film):
             return header, None, refused
-        return (
-            header,
-            seen,
-            f"{header.codec} in {header.form.partition(',')[0]}" if reader == "auto" else "the setting reader",
-        )
+        seen = decord_reader.look(film)
+        if seen.refusal:
+            return header, None, seen.refusal
+        return header, seen, f"{header.codec} in {header.form.partition(',')[0]}"
 
 
 def _length_doubts(path: Path, header: Header, passage: _Passage) -> list[str]:
@@ -244,8 +243,9 @@ def _length_doubts(path: Path, header: Header, passage: _Passage) -> list[str]:
     doubts = []
     if header.missing:
         doubts.append(f"lacks the last {header.missing} bytes that its container states")
-    if stated is None and header.form in lengths.STATED and end < (1 - lengths.MOST_MISSING) * header.duration - 1:
-        stated = header.duration if container.last_moment(path) < (1 - lengths.MOST_MISSING) * header.duration else None
+    enough = (1 - lengths.MOST_MISSING) * header.duration
+    if stated is None and header.form in lengths.STATED and end < enough - header.nominal:
+        stated = header.duration if container.last_moment(path) < enough else None
     if stated is not None:
         lacking, reason = stated - end, f"its pictures end at {end:.3g} s, but its container states {stated:.3g} s"
         if header.missing is None and lacking > lengths.MOST_MISSING * stated + header.nominal:

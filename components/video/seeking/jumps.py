@@ -21,7 +21,6 @@ from components.video.pictures import Picture
 from components.video.pyav_reader import MOST_REORDERED
 from components.video.seeking.packets import Listing, row
 
-_INDEPENDENT: Final = frozenset({PictureType.I, PictureType.NONE})  # NONE: the decoder does not say
 _FAULTS: Final = (av.FFmpegError, OSError, ValueError)
 Numbered = Iterator[tuple[int | None, Any]]  # frames with the numbers of their packets
 
@@ -105,9 +104,12 @@ def _same(packets: Iterator[tuple[int, Any]], listing: Listing, start: int) -> I
 
 
 def _checked(frames: Numbered, start: int) -> Numbered:
-    """Yield the frames. Raises JumpError if a frame is damaged, or if the key frame depends on other frames."""
+    """Yield the frames. Raises JumpError if a frame is damaged, or if the key frame may depend on other frames.
+
+    Some decoders state no picture type, among them that of QuickTime Animation, whose key frames depend on others.
+    """
     for number, frame in frames:
-        if frame.is_corrupt or (number == start and frame.pict_type not in _INDEPENDENT):
+        if frame.is_corrupt or (number == start and frame.pict_type != PictureType.I):
             raise JumpError
         yield number, frame
 

@@ -123,7 +123,7 @@ def _doubt(film: Film, rows: Int64[ndarray, "n 5"], visible: Bool[ndarray, " n"]
     steps = np.diff(stamps[order]) * float(film.stream.time_base)
     moved = np.abs(order - np.arange(len(order))) > MOST_REORDERED
     reasons = {
-        "time stamps are missing": bool((stamps == _UNKNOWN).any()),
+        "time stamps are missing": bool((stamps == _UNKNOWN).any()) or container.stamp(film.header, 0, 0) is None,
         "its clock jumps": bool((np.diff(decoding) < 0).any() or (steps > longest).any() or moved.any()),
         "time stamps are repeated": bool((steps == 0).any()),
     }

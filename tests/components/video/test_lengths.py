@@ -72,9 +72,9 @@ def test_a_gif_whose_frames_have_lengths_of_their_own_is_not_suspicious(tmp_path
     assert (len(frames), facts.doubts) == (20, ())
 
 
-@pytest.mark.parametrize("form", ["mp4", "matroska", "avi", "flv"])
+@pytest.mark.parametrize("form", ["mp4", "matroska", "avi", "flv", "asf", "mxf"])
 def test_a_file_of_which_half_is_missing_is_truncated(tmp_path: Path, form: str) -> None:
-    codec = "mpeg4" if form == "avi" else "libx264"
+    codec = {"avi": "mpeg4", "asf": "wmv2", "mxf": "mpeg2video"}.get(form, "libx264")
     options = {"movflags": "faststart"} if form == "mp4" else {}
     encode(tmp_path / "film", codec, form, film(100), **options)
     content = (tmp_path / "film").read_bytes()
@@ -83,14 +83,24 @@ def test_a_file_of_which_half_is_missing_is_truncated(tmp_path: Path, form: str)
         video.read(tmp_path / "film", (48, 64))
 
 
-@pytest.mark.parametrize("form", ["matroska", "avi"])
-def test_a_file_that_lacks_its_last_bytes_is_kept_and_told(tmp_path: Path, form: str) -> None:
-    encode(tmp_path / "film", "mpeg4", form, film(100))
+@pytest.mark.parametrize(("codec", "form"), [("mpeg4", "matroska"), ("mpeg4", "avi"), ("wmv2", "asf")])
+def test_a_file_that_lacks_its_last_bytes_is_kept_and_told(tmp_path: Path, codec: str, form: str) -> None:
+    encode(tmp_path / "film", codec, form, film(100))
     content = (tmp_path / "film").read_bytes()
     (tmp_path / "film").write_bytes(content[: -len(content) // 20])
     facts, frames = scanned(tmp_path / "film", (48, 64))
     assert 85 < len(frames) <= 100
     assert any(doubt.startswith("lacks the last ") for doubt in facts.doubts)
+
+
+def test_an_ogg_file_that_ends_within_a_page_is_told(tmp_path: Path) -> None:
+    encode(tmp_path / "film", "libvpx", "ogg", film(100))
+    content = (tmp_path / "film").read_bytes()
+    assert lengths.missing_bytes(tmp_path / "film", "ogg") is None
+    (tmp_path / "film").write_bytes(content[:-7])
+    assert lengths.missing_bytes(tmp_path / "film", "ogg") == 7
+    (tmp_path / "film").write_bytes(content[: content.rindex(b"OggS") + 20])  # within the header of a page
+    assert lengths.missing_bytes(tmp_path / "film", "ogg")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from components.foundation.errors import InputError
 from components.video import decord_reader, ffmpeg_reports, video
 from tests.components.video.films import copied, encode, film, packets, psnr, scanned, truth
 
-pytest.importorskip("decord", reason="there is no wheel of decord2 for this system")
+if decord_reader.library() is None:
+    pytest.skip("there is no wheel of decord2 for this system", allow_module_level=True)
 READABLE = [
     ("libx264", "mp4"),
     ("libx264", "matroska"),
@@ -71,12 +72,26 @@ def growing(path: Path) -> None:
                 container.mux(copy)
 
 
+def looking_back(path: Path) -> None:
+    """A part copied from a film with open groups of pictures."""
+    whole = path.with_name("whole.mkv")
+    encode(
+        whole, "libx264", "matroska", film(60, 64, 128), **{"x264-params": "open-gop=1:keyint=20:bframes=2:scenecut=0"}
+    )
+    with av.open(str(whole)) as container:
+        keys = [n for n, packet in enumerate(container.demux(video=0)) if packet.is_keyframe and packet.size]
+    copied(whole, path.with_name("film.mkv"), lambda number, packet: number >= keys[1])
+    path.with_name("film.mkv").rename(path)
+
+
 REFUSED = {
     "the container is not mp4, mov, mkv, webm or avi": lambda path: encode(path, "libx264", "mpegts", film(9, 64, 128)),
     "the codec is ffv1": lambda path: encode(path, "ffv1", "matroska", film(9, 64, 128), "bgr0"),
     "the pictures are narrow": lambda path: encode(path, "libx264", "mp4", film(9, 64, 96)),
     "an edit list hides frames": cut,
     "the size of the pictures changes": growing,
+    "the pictures are interlaced": lambda path: encode(path, "mpeg4", "mp4", film(9, 64, 128), flags="+ildct+ilme"),
+    "pictures before the first key frame are missing": looking_back,
 }
 
 
@@ -102,6 +117,20 @@ def test_a_file_whose_edit_list_decord_ignores_is_read_again_by_pyav(tmp_path: P
     assert facts.reader == "pyav"
     assert facts.reason.startswith("decord ")
     assert torch.equal(frames, scanned(tmp_path / "film.mp4", (64, 96), "pyav")[1])
+
+
+def test_what_decord_may_misread_if_it_is_demanded_is_told(tmp_path: Path) -> None:
+    encode(tmp_path / "film.mkv", "ffv1", "matroska", film(9, 64, 128), "bgr0")
+    facts, _ = scanned(tmp_path / "film.mkv", (64, 128), "decord")
+    assert facts.reader == "decord"
+    assert facts.doubts == ("may be misread, as reader is decord: the codec is ffv1",)
+
+
+def test_pictures_that_decord_repeats_in_place_of_others_are_read_by_pyav(tmp_path: Path) -> None:
+    encode(tmp_path / "film.ts", "mpeg2video", "mpegts", film(60, 64, 128), g="12", bf="2")
+    facts, frames = scanned(tmp_path / "film.ts", (64, 128), "decord")
+    assert facts.reader == "pyav"
+    assert torch.equal(frames, truth(tmp_path / "film.ts"))
 
 
 def test_narrow_pictures_come_out_right_even_if_decord_is_demanded(tmp_path: Path) -> None:

@@ -135,6 +135,42 @@ def test_a_capture_that_ends_within_a_picture_is_kept_and_told(tmp_path: Path) -
     assert facts.doubts == ("ends in the middle of a picture",)
 
 
+@pytest.mark.parametrize(("codec", "form"), [("mpeg2video", "mpegts"), ("mpeg4", "avi")])
+def test_a_last_picture_that_is_damaged_is_left_out(tmp_path: Path, codec: str, form: str) -> None:
+    encode(tmp_path / "film", codec, form, noise(), g="10")
+    whole, content = truth(tmp_path / "film"), (tmp_path / "film").read_bytes()
+    for missing in (2000, 4000, 6000):
+        (tmp_path / "film").write_bytes(content[: len(content) - missing])
+        facts, frames = scanned(tmp_path / "film", (96, 160))
+        assert 20 <= len(frames) < 30
+        assert torch.equal(frames, whole[: len(frames)])
+        assert facts.doubts
+
+
+def test_damage_that_ffmpeg_reports_and_decodes_nevertheless_is_told(tmp_path: Path) -> None:
+    encode(tmp_path / "film.gif", "gif", "gif", noise(), "rgb8")
+    content = (tmp_path / "film.gif").read_bytes()
+    (tmp_path / "film.gif").write_bytes(content[: len(content) // 2])
+    for _ in range(2):  # FFmpeg's messages are the same for the second reading
+        facts, _ = scanned(tmp_path / "film.gif", (96, 160))
+        assert len(facts.doubts) == 1
+        assert facts.doubts[0].startswith("is damaged: FFmpeg reports ")
+
+
+def test_a_crop_at_the_left_is_applied(tmp_path: Path) -> None:
+    encode(tmp_path / "whole.mp4", "libx264", "mp4", film(9, 64, 192), qp="1")
+    with av.open(str(tmp_path / "whole.mp4")) as whole, av.open(str(tmp_path / "film.mp4"), "w") as cropped:
+        stream = whole.streams.video[0]
+        copy = cropped.add_stream_from_template(stream)
+        crop = av.bitstream.BitStreamFilterContext("h264_metadata=crop_left=16:crop_right=32", stream, copy)
+        for packet in whole.demux(stream):
+            for changed in crop.filter(packet if packet.size else None):
+                changed.stream = copy
+                cropped.mux(changed)
+    _, frames = scanned(tmp_path / "film.mp4", (64, 144))
+    assert psnr(frames, film(9, 64, 192)[..., 16:160]) > 35
+
+
 def test_a_capture_that_lacks_a_part_in_its_middle_is_told(tmp_path: Path) -> None:
     encode(tmp_path / "film.ts", "libx264", "mpegts", noise())
     content = bytearray((tmp_path / "film.ts").read_bytes())
@@ -143,4 +179,5 @@ def test_a_capture_that_lacks_a_part_in_its_middle_is_told(tmp_path: Path) -> No
     (tmp_path / "film.ts").write_bytes(content)
     facts, frames = scanned(tmp_path / "film.ts", (96, 160))
     assert 25 < len(frames) < 30
-    assert facts.doubts == ("lacks data at 1 place, where packets of its container are lost",)
+    (doubt,) = facts.doubts
+    assert doubt == "may lack data at 1 place, where packets of its container are lost or streams are joined"

@@ -79,6 +79,18 @@ def test_key_frames_that_are_none_mislead_no_one(tmp_path: Path) -> None:
     assert is_part(tmp_path / "film.avi", 60)
 
 
+def test_key_frames_of_a_decoder_that_states_no_type_are_not_jumped_to(tmp_path: Path) -> None:
+    encode(tmp_path / "film.mov", "qtrle", "mov", film(60, *SIZE), "gray", g="12")
+    assert is_part(tmp_path / "film.mov", 60)
+
+
+def test_raw_mpeg_video_has_an_even_rate(tmp_path: Path) -> None:
+    encode(tmp_path / "film.m1v", "mpeg1video", "mpeg1video", film(60, *SIZE), g="12", bf="2")
+    facts, _ = scanned(tmp_path / "film.m1v", SIZE)
+    assert (facts.count, facts.fps, facts.steady) == (60, 25, True)
+    assert is_part(tmp_path / "film.m1v", 60)
+
+
 def test_a_video_whose_key_frame_an_edit_list_hides_begins_after_it(tmp_path: Path) -> None:
     encode(tmp_path / "whole.mp4", "libx264", "mp4", film(90, *SIZE), g="30")
     copied(tmp_path / "whole.mp4", tmp_path / "film.mp4", lambda number, packet: True, shift=20)
