@@ -40,14 +40,14 @@ Stopper = Annotated[NoStopper | Asha, Field(discriminator="kind")]
 
 
 class SearchSettings(Config):
-    """Settings that both kinds of search share."""
+    """The settings that both kinds of search have."""
 
-    space: Space  # the first trial uses the current settings
+    space: Space  # values of each setting that the search varies; the first trial uses the current settings
     algorithm: Algorithm  # how settings are chosen
     trials: Count  # total number, including the first trial
     objectives: tuple[str, ...]  # the first ranks; all form the Pareto front
     concurrent: Count  # maximum number of trials that run at the same time
-    seed: Seed  # of the algorithm
+    seed: Seed  # of the algorithm; trials use the seeds of the protocol and the recipe
 
 
 @runtime_checkable
