@@ -91,11 +91,12 @@ def close_assistant(page: Any) -> None:
         close.click()
 
 
-def open_table(page: Any, links: dict[str, str]) -> None:
-    """The table of rows, with the last one opened down to the trials of its search."""
+def open_table(page: Any, links: dict[str, str], row: str) -> None:
+    """The table of runs, with a row opened down to the trials of its search."""
     page.goto(links["runs"])
     close_assistant(page)
-    page.locator(".ag-row").last.get_by_role("button").click()
+    opened = page.locator(".ag-row", has=page.get_by_role("link", name=row, exact=True)).first
+    opened.get_by_role("button").click()
     search = page.locator(".ag-row", has=page.get_by_role("link", name="sweep@")).first
     search.get_by_role("button").click()
     page.get_by_role("link", name="0: ").first.wait_for()
@@ -112,10 +113,11 @@ def open_search(page: Any, link: str) -> Any:
 def pictures(root: Path, folder: Path) -> None:
     """Takes mlflow-runs.png and mlflow-compare.png of the runs of a project."""
     with served(root) as links, browser() as page:
-        open_table(page, links)
+        row = next(name.removeprefix("search of ") for name in links if name.startswith("search of "))
+        open_table(page, links, row)
         time.sleep(2)
         page.screenshot(path=folder / "mlflow-runs.png")
-        open_search(page, next(link for name, link in links.items() if name.startswith("search of")))
+        open_search(page, links[f"search of {row}"])
         time.sleep(2)
         page.screenshot(path=folder / "mlflow-compare.png")
 
@@ -162,7 +164,7 @@ def test_rows_what_is_below_them_their_scores_by_setting_and_a_film_are_there_fo
     asked: list[str] = []
     with served(project) as links, browser() as page:
         page.on("request", lambda request: asked.append(request.url))
-        open_table(page, links)
+        open_table(page, links, row)
         names = page.locator(".ag-row a[href*='/runs/']")
         told = {one.inner_text() for one in names.all()}
         trials = {trial_name(number, setting) for number, setting in enumerate(SPACE)}
