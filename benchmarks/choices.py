@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import clock, table
 from benchmarks.table import Table, Value
-from components.foundation import allocator
-from components.foundation.config import Config, parse, read_yaml
+from components.foundation import allocator, presets
+from components.foundation.config import Config, parse
 from components.foundation.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ C = TypeVar("C", bound=Config)
 def entry(size: str, kind: type[C], name: str, row: str) -> C:
     """Return the entry `name.row` of the preset of this size. Raises InputError if the preset lacks it."""
     path = SIZES[size]
-    content = read_yaml(path)
+    content = presets.read(path)
     if row not in content.get(name, {}):
         raise InputError(f"{path} has no entry {name}.{row}, which the benchmarks need; add it")
     return parse(kind, content[name][row], where=f"{path}: {name}.{row}")

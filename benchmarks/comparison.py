@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import families
 from benchmarks.table import text
-from components.foundation.config import read_yaml
+from components.foundation import presets
 from components.foundation.errors import InputError
 from components.foundation.files import read_json
 from components.reporting import results
@@ -35,7 +35,7 @@ def costs(path: Path) -> dict[str, list[float]]:
 
     Raises InputError if the measurements lack a row at one of these batches.
     """
-    preset, measured = read_yaml(families.PRESET), read_json(path)["rows"]
+    preset, measured = presets.read(families.PRESET), read_json(path)["rows"]
     largest = max(line["batch"] for line in measured)
     found = {}
     for row, chosen in preset["experiments"].items():

@@ -16,7 +16,8 @@ import torch
 from benchmarks import choices, clock
 from benchmarks.choices import Choices
 from benchmarks.table import Table, Value
-from components.foundation.config import Config, parse, read_yaml
+from components.foundation import presets
+from components.foundation.config import Config, parse
 from components.foundation.errors import InputError
 from components.foundation.randomness import Stream
 from components.models.kinds import Model, ModelConfig
@@ -73,7 +74,7 @@ class TrainingCost:
 
 def families(device: torch.device) -> list[Family]:
     """Build the rows of the preset with untrained weights."""
-    content = read_yaml(PRESET)
+    content = presets.read(PRESET)
     found = []
     for name, chosen in content["experiments"].items():
         fields = {field: content[f"{field}s"][chosen[field]] for field in Row.model_fields}

@@ -16,8 +16,8 @@ from benchmarks import clock, table
 from benchmarks.table import Table
 from components.datasets import clips, latents, shards
 from components.datasets.clips import Clips, ClipsManifest
-from components.foundation import allocator
-from components.foundation.config import parse, read_yaml
+from components.foundation import allocator, presets
+from components.foundation.config import parse
 from components.foundation.files import write_text
 from components.nn.autoencoders.coding import Coder
 from components.nn.autoencoders.interface import to_float
@@ -68,7 +68,7 @@ def bare(coder: Coder, ready: list[torch.Tensor]) -> float:
 def measure(row: str, params: Path, count: int, repeats: int, device: torch.device) -> Table:
     """Measure both `repeats` times in alternation; the share is the median over the repeats."""
     config = parse(
-        VAEDescription, {"autoencoder": read_yaml(params)["autoencoders"][row]}, where=str(params)
+        VAEDescription, {"autoencoder": presets.read(params)["autoencoders"][row]}, where=str(params)
     ).autoencoder
     coder = Coder(config.build().eval().to(device), device)
     with tempfile.TemporaryDirectory() as name:

@@ -243,7 +243,7 @@ def submit(
 )
 def plan(
     row: Row,
-    params: Annotated[Path, typer.Option(metavar="FILE", help="Params file.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(metavar="FILE", help="Params file or preset.")] = Path("params.yaml"),
     rate: Annotated[
         list[float],
         typer.Option(
@@ -263,9 +263,31 @@ def plan(
         raise typer.Exit(run(row, params, rate))
 
 
+@app.command(epilog=_examples("canvasmar preset --list", "canvasmar preset own-videos", "canvasmar preset default"))
+def preset(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of a file in presets/.")] = None,
+    list_presets: Annotated[
+        bool, typer.Option("--list", help="List what each preset is, needs and costs, and what has been run of it.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite params.yaml even if it has changes that are not committed.")
+    ] = False,
+) -> None:
+    """Write a preset as params.yaml.
+
+    A preset is its difference to presets/default.yaml. `canvasmar preset default` restores the default.
+    """
+    if (name is None) != list_presets:
+        raise typer.BadParameter("give the name of a preset, or --list")
+    with _project() as root:
+        from pipeline.commands.preset import run
+
+        run(root, name, force)
+
+
 @app.command(epilog=_examples("canvasmar check", "canvasmar check --params presets/kuka.yaml"))
 def check(
-    params: Annotated[Path, typer.Option(metavar="FILE", help="Params file.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(metavar="FILE", help="Params file or preset.")] = Path("params.yaml"),
 ) -> None:
     """Find every problem of params.yaml before anything runs.
 

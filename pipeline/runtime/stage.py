@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.foundation.config import Config, fingerprint, flatten, parse, plain, read_yaml
+from components.foundation import presets
+from components.foundation.config import Config, fingerprint, flatten, parse, plain
 from components.foundation.errors import InputError
 from components.foundation.files import write_json
 from components.foundation.settings import names
@@ -175,8 +176,11 @@ def exclusive(lock: Path, name: str) -> Iterator[None]:
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """Return the tables of a params file. Raise InputError if the file is invalid or a name in it is not allowed."""
-    tables = read_yaml(path)
+    """Return the tables of a params file or preset.
+
+    Raise InputError if the file is invalid, or a name in it is not allowed.
+    """
+    tables = presets.read(path)
     names.check(tables, str(path))
     return tables
 

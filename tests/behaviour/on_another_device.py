@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from components.foundation.config import parse, read_yaml
+from components.foundation import presets
+from components.foundation.config import parse
 from components.foundation.randomness import Stream
 from components.metrics.distances.i3d import I3D
 from components.models.canvasmar.model import CanvasMARConfig
@@ -90,7 +91,7 @@ def build_of(kind: str) -> Callable[[], torch.nn.Module]:
 
 
 def sampled(kind: str) -> None:
-    content = small(read_yaml(ROOT / "presets" / "kuka.yaml"))["samplers"]["default"]
+    content = small(presets.read(ROOT / "presets" / "kuka.yaml"))["samplers"]["default"]
     sampler = parse(SamplerConfig, content | {"sets": 1 if kind == "full_frame" else 4}, where="here")
     model, context = made(build_of(kind)).eval(), torch.empty(3, 2, *LATENT, device=DEVICE)
     with Watching(), torch.no_grad():
@@ -100,7 +101,7 @@ def sampled(kind: str) -> None:
 
 
 def trained(kind: str) -> None:
-    content = small(read_yaml(ROOT / "presets" / "kuka.yaml"))["recipes"]["model"]
+    content = small(presets.read(ROOT / "presets" / "kuka.yaml"))["recipes"]["model"]
     recipe = parse(RecipeConfig, content | {"precision": "float32"}, where="here")
     training = Training(made(build_of(kind)), lambda module: module, recipe)
     training.averaged.update_parameters = lambda _: None  # torch's own, whose kernels for lists no invented device has
@@ -112,7 +113,7 @@ def trained(kind: str) -> None:
 
 
 def coded(_: str) -> None:
-    content = small(read_yaml(ROOT / "presets" / "kuka.yaml"))["autoencoders"]["kuka-vae"]
+    content = small(presets.read(ROOT / "presets" / "kuka.yaml"))["autoencoders"]["kuka-vae"]
     vae = made(parse(CausalVAEConfig, content, where="here").build)
     with Watching(), torch.no_grad():
         vae.decode(vae.encode(torch.empty(2, 9, 3, 32, 32, device=DEVICE)).chunk(2, dim=2)[0])
@@ -126,7 +127,7 @@ def scored(_: str) -> None:
 
 def predicted(_: str) -> None:
     """From pixels on the CPU to pixels on the CPU; only the context is looked at for numbers that are not finite."""
-    params = small(read_yaml(ROOT / "presets" / "kuka.yaml"))
+    params = small(presets.read(ROOT / "presets" / "kuka.yaml"))
     content = params["autoencoders"]["kuka-vae"] | {"precision": "float32"}
     vae = made(parse(CausalVAEConfig, content, where="here").build).eval()
     shape = parse(CanvasMARConfig, params["models"]["canvas"], where="here")

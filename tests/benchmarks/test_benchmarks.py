@@ -11,7 +11,7 @@ import yaml
 
 from benchmarks import arithmetic, choices, clock, latents, sampling, table, training
 from benchmarks.choices import Choices
-from components.foundation import allocator
+from components.foundation import allocator, presets
 from components.foundation.randomness import Stream
 from components.sampling.frame import SamplerConfig
 from components.sampling.rollout import rollout
@@ -195,7 +195,7 @@ def test_the_plan_of_the_default_is_within_15_percent_of_the_work_and_memory_of_
 
 
 def test_encoding_is_measured_beside_the_bare_encoder(tmp_path):
-    params = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
+    params = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     measured = latents.measure("kuka-vae", tmp_path / "params.yaml", 8, 2, torch.device("cpu"))
     ours, bare, share = (row["clips/s"] for row in measured.rows)

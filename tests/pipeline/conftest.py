@@ -16,6 +16,8 @@ import psutil
 import pytest
 import yaml
 
+from components.foundation import presets
+
 ROOT = Path(__file__).parents[2]
 # runs the code of the current folder, or else of PYTHONPATH; the installed script runs the code that pip knows
 CANVASMAR = (sys.executable, "-m", "pipeline.commands.cli")
@@ -87,7 +89,7 @@ def build(folder: Path) -> Path:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
-    params = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
+    params = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     (folder / "mlruns").mkdir()
     (folder / "mlruns" / ".gitignore").write_text("*\n", encoding="utf-8")

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from components.foundation import checkpoint
+from components.foundation import checkpoint, presets
 from components.foundation.config import parse
 from components.models.serialization import ModelDescription
 from components.nn.autoencoders.folded import CausalVAEConfig
@@ -15,7 +14,7 @@ from tests.pipeline.conftest import ROOT, tiny
 
 def tables() -> dict[str, Any]:
     """Tiny parameters."""
-    return tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
+    return tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
 
 
 def write_models(folder: Path, frames: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.foundation import presets
 from components.foundation.config import dump_yaml, read_yaml
 from pipeline import preprocess, simulate, train
 from pipeline.checks import problems
@@ -56,7 +57,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with tiny parameters, three sound videos, and something where the outputs go."""
     import yaml
 
-    params = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
+    params = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     params["datasets"]["kuka"] |= {"path": "videos", "split": {"kind": "hash", "val": 0.0, "test": 0.0}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     for name in ("empty", "there", "vae", "videos", "clips/kuka"):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from components.foundation import config
+from components.foundation import config, presets
 from components.foundation.errors import InputError
 from components.metrics.distances.fvd import ProtocolConfig
 from components.metrics.scoring import Scorer
@@ -22,7 +21,7 @@ from pipeline import evaluate
 from pipeline.runtime import ray_map
 from tests.pipeline.conftest import ROOT, tiny
 
-PARAMS = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
+PARAMS = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
 PROTOCOL = config.parse(ProtocolConfig, PARAMS["protocols"]["kuka"] | {"samples": 2}, where="protocol")
 SAMPLER = config.parse(SamplerConfig, PARAMS["samplers"]["default"], where="sampler")
 CONTEXT = torch.randint(0, 256, (3, 1, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

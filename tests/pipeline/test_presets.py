@@ -1,4 +1,4 @@
-"""Whole files of parameters: every stage can read them, their parts fit one another, and they are the paper's."""
+"""Presets as whole files of parameters: every stage can read them, their parts fit one another, and they are the paper's."""
 
 import functools
 import importlib
@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from benchmarks import families
-from components.foundation.config import parse, plain, read_yaml
+from components.foundation import presets
+from components.foundation.config import parse, plain
 from components.metrics.distances.fvd import ProtocolConfig
 from components.models.canvasmar.model import CanvasMARConfig
 from components.models.conditions.interface import zero_clip
@@ -26,7 +27,7 @@ from pipeline.tuning.sampler_search import SamplingSearch, changed, suggester
 
 ROOT = Path(__file__).parents[2]
 PRESETS = ("bair", "ucf101", "kinetics600")
-FILES = {"default": ROOT / "params.yaml"} | {path.stem: path for path in sorted((ROOT / "presets").glob("*.yaml"))}
+FILES = {path.stem: path for path in sorted((ROOT / "presets").glob("*.yaml"))}
 
 # Table 3 of the paper, from top to bottom; what it does not say stands in the presets alone
 TABLE: dict[str, tuple[Any, Any, Any]] = {
@@ -58,7 +59,7 @@ MILLIONS = {"bair": (175.1, 146.8), "ucf101": (538.2, 437.4), "kinetics600": (73
 
 @functools.cache
 def tables(name: str) -> dict[str, Any]:
-    return read_yaml(FILES[name])
+    return presets.read(FILES[name])
 
 
 @functools.cache

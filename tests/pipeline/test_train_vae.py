@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from components.datasets.clips import Clips
+from components.foundation import presets
 from components.foundation.config import parse
 from components.foundation.errors import InputError
 from components.nn.autoencoders.folded import FoldedVAE
@@ -20,7 +20,7 @@ from tests.pipeline.encoding.test_moments import write_clips
 
 
 def params(**changes: object) -> train_vae.Params:
-    tables = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
+    tables = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     row = tables["autoencoders"]["kuka-vae"]
     row |= {"linear": {"clips": 4, "whitening": 1.0}, "objective": row["objective"] | {"lpips": None}} | changes
     return parse(train_vae.Params, {"autoencoder": row, "recipe": tables["recipes"]["vae"]}, where="test")

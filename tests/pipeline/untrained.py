@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import torch
-import yaml
 
 from components.datasets import latents
-from components.foundation import checkpoint, config
+from components.foundation import checkpoint, config, presets
 from components.models.canvasmar.model import CanvasMARConfig
 from components.models.serialization import ModelDescription
 from components.nn.autoencoders.folded import CausalVAEConfig
@@ -26,7 +25,7 @@ def scattered(module: torch.nn.Module) -> torch.nn.Module:
 
 def build(folder: Path, *, group: int = 1, vae_changes: dict | None = None) -> Path:
     """Rows with and without a canvas, and two videos of 20 frames."""
-    params = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
+    params = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     data = folder / "data"
     vae = params["autoencoders"]["kuka-vae"] | (vae_changes or {})
     vae_config = config.parse(CausalVAEConfig, vae, where="vae")
@@ -52,7 +51,7 @@ def build(folder: Path, *, group: int = 1, vae_changes: dict | None = None) -> P
 
 def write_latents(folder: Path, autoencoder: Path, clips: int = 16, frames: int = 5) -> None:
     """Moments of noise, the VAE with random weights that is said to have made them, and an empty folder of clips."""
-    params = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))
+    params = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     vae = config.parse(CausalVAEConfig, params["autoencoders"]["kuka-vae"], where="vae")
     above = folder.parents[1] if folder.parent.name == "latents" else folder.parent
     (above / "clips" / vae.dataset).mkdir(parents=True, exist_ok=True)

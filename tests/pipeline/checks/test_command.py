@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from components.foundation.config import dump_yaml, read_yaml
+from components.foundation import presets
+from components.foundation.config import dump_yaml
 from components.foundation.errors import InputError
 from pipeline.checks import command
 from pipeline.commands import plan
@@ -13,7 +14,7 @@ from tests.pipeline.conftest import CANVASMAR, ROOT, environment, tiny
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    tables = tiny(read_yaml(ROOT / "presets" / "kuka.yaml"))
+    tables = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     for path, value in changes.items():
         table, entry, key = path.split(".")
         tables[table][entry][key] = value

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from components.foundation import presets
 from components.foundation.config import read_yaml
 from components.foundation.errors import InputError
 from pipeline.checks import problems
 from tests.pipeline.conftest import ROOT, tiny
 
-FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+FILES = sorted((ROOT / "presets").glob("*.yaml"))
 NOWHERE = Path("/nowhere")
 DEFAULT = read_yaml(ROOT / "params.yaml")
 
@@ -37,11 +38,11 @@ def found(tables: dict[str, Any], root: Path = NOWHERE, *, videos_needed: bool =
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_no_preset_has_a_problem(file: Path) -> None:
-    assert found(read_yaml(file)) == []
+    assert found(presets.read(file)) == []
 
 
 def test_the_tiny_parameters_of_the_tests_have_no_problem() -> None:
-    assert found(tiny(read_yaml(ROOT / "presets" / "kuka.yaml"))) == []
+    assert found(tiny(presets.read(ROOT / "presets" / "kuka.yaml"))) == []
 
 
 PHASE = {"steps": 1, **dict.fromkeys(("batch", "learning_rate", "frames", "resolution", "frame_noise", "canvas_noise"))}
@@ -119,7 +120,7 @@ RELATIVES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 def test_the_relatives_of_the_model_are_checked_too(
     changes: dict[str, Any], sampler: dict[str, Any], words: str
 ) -> None:
-    content = read_yaml(ROOT / "presets" / "compare.yaml")
+    content = presets.read(ROOT / "presets" / "compare.yaml")
     row = next(row for row in content["experiments"].values() if row["model"] == "videomar")
     paths = {f"models.videomar.{path}": value for path, value in changes.items()}
     paths |= {f"samplers.{row['sampler']}.{path}": value for path, value in sampler.items()}
@@ -132,8 +133,8 @@ def own(folder: Path, videos: int, **changes: Any) -> dict[str, Any]:
     (folder / "videos").mkdir()
     for index in range(videos):
         (folder / "videos" / f"{index:02d}.mp4").touch()
-    (name,) = read_yaml(ROOT / "presets" / "own-videos.yaml")["datasets"]
-    return edited(read_yaml(ROOT / "presets" / "own-videos.yaml"), **{f"datasets.{name}.path": "videos", **changes})
+    (name,) = presets.read(ROOT / "presets" / "own-videos.yaml")["datasets"]
+    return edited(presets.read(ROOT / "presets" / "own-videos.yaml"), **{f"datasets.{name}.path": "videos", **changes})
 
 
 def test_twelve_videos_of_ones_own_are_too_few_before_the_first_is_cut(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def generator(split: str, index: int) -> Any:
 
 def small() -> dict[str, Any]:
     """The tiny parameters, with videos of one's own instead of a simulation."""
-    tables = tiny(read_yaml(ROOT / "presets" / "kuka.yaml"))
+    tables = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     return edited(tables, simulations={}, **{"datasets.kuka.path": "videos", "datasets.kuka.split": {"kind": "named"}})
 
 
@@ -226,7 +227,7 @@ def test_a_stage_checks_the_rows_that_depend_on_its_row_and_no_others() -> None:
 
 
 def test_an_ablation_is_checked_against_its_rows() -> None:
-    tables = tiny(read_yaml(ROOT / "presets" / "kuka.yaml"))
+    tables = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     cases: dict[str, tuple[Any, str]] = {
         "ablations.sets.experiment": ("gone", "ablations.sets.experiment is 'gone', but experiments has no such entry"),
         "protocols.kuka.start": ("random", "protocols.kuka.start is random, but an ablation needs first"),

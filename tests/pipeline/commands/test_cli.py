@@ -13,6 +13,7 @@ import typer.main
 import yaml
 from typer.testing import CliRunner
 
+from components.foundation import presets
 from pipeline.commands.cli import app
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment
 from tests.pipeline.untrained import build
@@ -138,7 +139,7 @@ def project(tmp_path_factory) -> Path:
     folder = build(tmp_path_factory.mktemp("untrained"))
     (folder / "broken").mkdir()
     (folder / "broken" / "gone.mp4").symlink_to("nowhere")
-    params = yaml.safe_load((ROOT / "presets" / "own-videos.yaml").read_text(encoding="utf-8"))
+    params = presets.read(ROOT / "presets" / "own-videos.yaml")
     for path in ("broken", "missing", "videos"):
         (dataset,) = params["datasets"].values()
         dataset["path"] = path

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from components.foundation.config import read_yaml
+from components.foundation import presets
 from components.foundation.errors import InputError
 from pipeline.commands import plan
 from pipeline.runtime.stage import resolve
@@ -12,7 +12,7 @@ from tests.pipeline.conftest import ROOT, tiny
 
 
 def report(rates: list[float], **recipe: Any) -> str:
-    tables = tiny(read_yaml(ROOT / "presets" / "kuka.yaml"))
+    tables = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
     tables["recipes"]["model"] |= recipe
     return plan.report(resolve(plan.Params, tables, "experiments", "kuka-canvasmar"), rates)
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from components.datasets import clips, latents, shards
 from components.datasets.clips import ClipsManifest
 from components.datasets.latents import Latents
-from components.foundation import config
+from components.foundation import config, presets
 from components.foundation.errors import InputError
 from components.foundation.files import write_text
 from components.nn.autoencoders import serialization
@@ -28,7 +27,7 @@ from tests.pipeline.conftest import ROOT, environment, run, tiny
 
 RECIPE = config.parse(
     RecipeConfig,
-    yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8"))["recipes"]["model"],
+    presets.read(ROOT / "presets" / "kuka.yaml")["recipes"]["model"],
     where="recipe",
 )
 COUNTS = {"train": 7, "val": 3, "test": 0}
@@ -50,7 +49,7 @@ def write_clips(folder: Path, counts: dict[str, int]) -> None:
 
 
 def save_vae(folder: Path) -> None:
-    row = tiny(yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8")))["autoencoders"]["kuka-vae"]
+    row = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))["autoencoders"]["kuka-vae"]
     torch.manual_seed(0)
     vae = config.parse(CausalVAEConfig, row, where="vae").build()
     serialization.save(folder, vae, vae.state_dict())

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from components.datasets.latents import Latents
-from components.foundation import checkpoint
-from components.foundation.config import parse, read_yaml
+from components.foundation import checkpoint, presets
+from components.foundation.config import parse
 from components.foundation.errors import InputError
 from components.models.latent_training import RANDOM_WEIGHTS
 from components.training.loop import Worker
@@ -26,7 +26,7 @@ from tests.pipeline.untrained import write_latents
 
 NOTHING = ("batch", "learning_rate", "frames", "resolution", "frame_noise", "canvas_noise")
 PHASE: dict[str, Any] = {**dict.fromkeys(NOTHING), "steps": 4}
-TABLES = tiny(read_yaml(ROOT / "presets" / "kuka.yaml"))
+TABLES = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))
 ALONE = Worker(0, 1, torch.device("cpu"), nn.Identity())
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.foundation import presets
 from components.foundation.errors import InputError
 from pipeline.jobs import lock_transfer, preflight, submit
 from pipeline.jobs.ray_jobs import Jobs
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment, run
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-PARAMS = yaml.safe_load((ROOT / "presets" / "kuka.yaml").read_text(encoding="utf-8"))
+PARAMS = presets.read(ROOT / "presets" / "kuka.yaml")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from components.foundation.config import parse, read_yaml
+from components.foundation import presets
+from components.foundation.config import parse
 from components.models.latent_training import TrainingSource
 from components.training import loop
 from components.training.loop import Worker
@@ -29,7 +30,7 @@ def place(tmp_path: Path) -> Path:
 
 def fitted(place: Path, model: dict, previews: Previews | None, rank: int = 0) -> dict[str, torch.Tensor]:
     """The weights after six steps, validated after three and six."""
-    recipe = tiny(read_yaml(ROOT / "presets" / "kuka.yaml"))["recipes"]["model"]
+    recipe = tiny(presets.read(ROOT / "presets" / "kuka.yaml"))["recipes"]["model"]
     chosen = parse(Params, {"model": model, "recipe": recipe}, where="here")
     (phase,) = chosen.recipe.resolved_phases()
     worker = Worker(rank, 1 + rank, torch.device("cpu"), nn.Identity())
@@ -40,7 +41,7 @@ def fitted(place: Path, model: dict, previews: Previews | None, rank: int = 0) -
 
 
 def canvas() -> dict:
-    return tiny(read_yaml(ROOT / "presets" / "kuka.yaml"))["models"]["canvas"]
+    return tiny(presets.read(ROOT / "presets" / "kuka.yaml"))["models"]["canvas"]
 
 
 def test_after_each_validation_a_few_clips_are_continued_from_their_first_frame(place):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from components.foundation.config import read_yaml
+from components.foundation import presets
 from components.foundation.errors import InputError
 from components.foundation.settings import names
 
@@ -42,6 +42,6 @@ def test_all_unusable_names_are_listed_at_once() -> None:
         names.check({"models": {"a b": {}, "ab": {}}, "recipes": {"64": {}}}, "params.yaml")
 
 
-@pytest.mark.parametrize("file", ["params.yaml", *sorted(str(path) for path in (ROOT / "presets").glob("*.yaml"))])
-def test_the_names_of_every_preset_are_usable(file: str) -> None:
-    names.check(read_yaml(ROOT / file), file)
+@pytest.mark.parametrize("file", sorted((ROOT / "presets").glob("*.yaml")))
+def test_the_names_of_every_preset_are_usable(file: Path) -> None:
+    names.check(presets.read(file), file.name)
