@@ -1,6 +1,6 @@
 # `make repro` runs the pipeline and `make test` the tests. Each target creates the virtual environment first if needed.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 # two processes of one thread each; the tests of a file run in one process, because they share expensive fixtures
@@ -14,9 +14,7 @@ repro: $(READY) ## check params.yaml, then run the stages that are out of date, 
 	dvc repro
 
 compare: $(READY) ## compare all model families and write docs/comparison.md; replaces params.yaml
-	@git diff --quiet HEAD -- params.yaml || cmp -s presets/compare.yaml params.yaml || \
-		{ echo "params.yaml has uncommitted changes, which make compare would overwrite; commit them first" >&2; exit 2; }
-	cp presets/compare.yaml params.yaml
+	python -m pipeline.commands.cli preset compare
 	python -m pipeline.commands.cli check
 	dvc repro
 	python -m benchmarks.families --repeats 3 --out docs/families.json
@@ -47,6 +45,8 @@ docs: $(READY) ## build the site in build/site; fails on a broken link
 setup: $(READY) ## create the virtual environment
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv "$(VENV)"
+	@"$(PYTHON)" deploy/environment.py check
+	"$(PYTHON)" -m venv "$(VENV)"
+	@"$(VENV)/bin/python" deploy/environment.py download
 	"$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@

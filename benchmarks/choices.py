@@ -13,9 +13,10 @@ import torch
 
 from benchmarks import clock, table
 from benchmarks.table import Table, Value
-from components.foundation import allocator, presets
+from components.foundation import allocator
 from components.foundation.config import Config, parse
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"kuka": ROOT / "presets" / "kuka.yaml", "bair": ROOT / "presets" / "bair.yaml"}

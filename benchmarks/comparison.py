@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks import families
 from benchmarks.table import text
-from components.foundation import presets
 from components.foundation.errors import InputError
 from components.foundation.files import read_json
+from components.foundation.settings import presets
 from components.reporting import results
 from components.reporting.results import Evaluation, Score
 

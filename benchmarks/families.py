@@ -16,10 +16,10 @@ import torch
 from benchmarks import choices, clock
 from benchmarks.choices import Choices
 from benchmarks.table import Table, Value
-from components.foundation import presets
 from components.foundation.config import Config, parse
 from components.foundation.errors import InputError
 from components.foundation.randomness import Stream
+from components.foundation.settings import presets
 from components.models.kinds import Model, ModelConfig
 from components.sampling.frame import SamplerConfig
 from components.sampling.rollout import rollout

@@ -16,9 +16,10 @@ from benchmarks import clock, table
 from benchmarks.table import Table
 from components.datasets import clips, latents, shards
 from components.datasets.clips import Clips, ClipsManifest
-from components.foundation import allocator, presets
+from components.foundation import allocator
 from components.foundation.config import parse
 from components.foundation.files import write_text
+from components.foundation.settings import presets
 from components.nn.autoencoders.coding import Coder
 from components.nn.autoencoders.interface import to_float
 from components.nn.autoencoders.serialization import VAEDescription

@@ -7,7 +7,6 @@ machine with other load, only the share by CPU time is reliable.
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from components.foundation import allocator
 from components.sources import cutting, sources
 from components.sources.cutting import ShardJob
 from components.sources.sources import FolderConfig
@@ -46,7 +46,7 @@ def decode(job: ShardJob) -> int:
 def memory(_: int) -> float:
     """Return the peak resident set size of this process in MiB."""
     time.sleep(0.2)  # keeps the worker busy, so that the pool asks every worker
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return allocator.peak_memory()
 
 
 def start_worker() -> None:

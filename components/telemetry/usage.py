@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from components.foundation import allocator
 from components.foundation.config import Config, parse
 from components.foundation.settings.ranges import NonNegative
 
@@ -53,7 +54,7 @@ class Measure:
     def use(self) -> Usage:
         """Return the usage up to now."""
         seconds = time.perf_counter() - self._began
-        return Usage(self.node, _cpu_seconds() - self._cpu, seconds * self.gpus, _peak_memory())
+        return Usage(self.node, _cpu_seconds() - self._cpu, seconds * self.gpus, allocator.peak_memory())
 
     @contextmanager
     def reporting(self, report: Callable[[str, Usage], object]) -> Iterator[None]:
@@ -124,7 +125,3 @@ def gpus_here() -> int:
 def _cpu_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)  # without child processes: Ray's workers report their own
     return used.ru_utime + used.ru_stime
-
-
-def _peak_memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,7 +5,6 @@ Activation checkpointing saves memory: activations are recomputed in the backwar
 
 import functools
 import math
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from components.foundation import allocator
 from components.foundation.errors import InputError
 from components.training.optimizer import RecipeConfig
 
@@ -64,7 +64,7 @@ def memory_peak(device: torch.device) -> float:
     """Return the peak memory so far in MiB: of tensors on a GPU, of the whole process on other devices."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return allocator.peak_memory()
 
 
 @contextmanager

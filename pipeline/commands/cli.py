@@ -76,6 +76,10 @@ def canvasmar(
 
     `dvc repro` runs its stages.
     """
+    if sys.platform == "win32":
+        reason = "the pipeline locks files with fcntl; use Linux, macOS or WSL"
+        typer.echo(f"error: Windows is not supported, because {reason}", err=True)
+        raise typer.Exit(2)
 
 
 @app.command(
@@ -280,7 +284,7 @@ def preset(
     if (name is None) != list_presets:
         raise typer.BadParameter("give the name of a preset, or --list")
     with _project() as root:
-        from pipeline.commands.preset import run
+        from pipeline.checks.preset import run
 
         run(root, name, force)
 

@@ -16,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.foundation import presets
 from components.foundation.config import Config, fingerprint, flatten, parse, plain
 from components.foundation.errors import InputError
 from components.foundation.files import write_json
-from components.foundation.settings import names
+from components.foundation.settings import names, presets
 from components.telemetry import tracking, usage
 from components.telemetry.progress import complain, say
 from components.telemetry.provenance import StageInputs

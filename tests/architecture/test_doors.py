@@ -21,7 +21,7 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
         "components/telemetry/",
         *("pipeline/commands/video_predictor.py", "pipeline/commands/mlflow_model.py"),
     ),
-    "ruamel": ("components/foundation/config.py",),
+    "ruamel": ("components/foundation/config.py", "components/foundation/settings/presets.py"),
     "yaml": (),  # PyYAML reads YAML 1.1; DVC and components/foundation/config.py read 1.2
     "decord": ("components/video/decord_reader.py", "benchmarks/preprocess.py"),  # the benchmark compares with it bare
     "av": ("components/video/",),
@@ -42,7 +42,7 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
 }
 # what an extra of pyproject.toml brings, and where alone it may be needed
 OPTIONAL: Final = {
-    "gradio": "demo", "starlette": "serve", "diffusers": "pretrained", "transformers": "text"
+    "pybullet": "arm", "gradio": "demo", "starlette": "serve", "diffusers": "pretrained", "transformers": "text"
 }  # fmt: skip
 # a distribution whose import has another name
 DISTRIBUTIONS: Final = {"ruamel": "ruamel.yaml", "decord": "decord2", "PIL": "pillow", "pybullet_data": "pybullet"}
@@ -91,6 +91,7 @@ def undeclared(tree: Tree, dependencies: frozenset[str]) -> list[str]:
         for imported in source.imports
         if not imported.relative
         and imported.top not in {*PACKAGES, *OPTIONAL, *sys.stdlib_module_names}
+        and DISTRIBUTIONS.get(imported.top, imported.top) not in OPTIONAL
         and _normal(DISTRIBUTIONS.get(imported.top, imported.top)) not in dependencies
     ]
 

@@ -18,9 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from components.foundation import presets
 from components.foundation.config import parse
 from components.foundation.randomness import Stream
+from components.foundation.settings import presets
 from components.metrics.distances.i3d import I3D
 from components.models.canvasmar.model import CanvasMARConfig
 from components.models.serialization import ModelDescription

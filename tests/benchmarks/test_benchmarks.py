@@ -11,8 +11,9 @@ import yaml
 
 from benchmarks import arithmetic, choices, clock, latents, sampling, table, training
 from benchmarks.choices import Choices
-from components.foundation import allocator, presets
+from components.foundation import allocator
 from components.foundation.randomness import Stream
+from components.foundation.settings import presets
 from components.sampling.frame import SamplerConfig
 from components.sampling.rollout import rollout
 from components.training.optimizer import RecipeConfig

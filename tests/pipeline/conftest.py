@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from components.foundation import presets
+from components.foundation.settings import presets
 
 ROOT = Path(__file__).parents[2]
 # runs the code of the current folder, or else of PYTHONPATH; the installed script runs the code that pip knows

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from components.foundation import checkpoint, presets
+from components.foundation import checkpoint
 from components.foundation.config import parse
+from components.foundation.settings import presets
 from components.models.serialization import ModelDescription
 from components.nn.autoencoders.folded import CausalVAEConfig
 from tests.pipeline.conftest import ROOT, tiny

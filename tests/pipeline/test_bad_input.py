@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components.foundation import presets
 from components.foundation.config import dump_yaml, read_yaml
+from components.foundation.settings import presets
 from pipeline import preprocess, simulate, train
 from pipeline.checks import problems
 from pipeline.runtime import stage

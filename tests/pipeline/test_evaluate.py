@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.foundation import config, presets
+from components.foundation import config
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 from components.metrics.distances.fvd import ProtocolConfig
 from components.metrics.scoring import Scorer
 from components.models.canvasmar.model import CanvasMARConfig

@@ -1,4 +1,4 @@
-"""Presets as whole files of parameters: every stage can read them, their parts fit one another, and they are the paper's."""
+"""Presets as whole files of parameters: every stage reads them, their parts fit together, and they are the paper's."""
 
 import functools
 import importlib
@@ -11,8 +11,10 @@ import torch
 import yaml
 
 from benchmarks import families
-from components.foundation import presets
 from components.foundation.config import parse, plain
+from components.foundation.settings import presets
+from components.foundation.config import parse, plain
+from components.foundation.settings import presets
 from components.metrics.distances.fvd import ProtocolConfig
 from components.models.canvasmar.model import CanvasMARConfig
 from components.models.conditions.interface import zero_clip

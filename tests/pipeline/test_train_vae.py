@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from components.datasets.clips import Clips
-from components.foundation import presets
 from components.foundation.config import parse
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 from components.nn.autoencoders.folded import FoldedVAE
 from components.nn.autoencoders.interface import to_float
 from components.training.loop import Training, Worker, fit

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from components.datasets import latents
-from components.foundation import checkpoint, config, presets
+from components.foundation import checkpoint, config
+from components.foundation.settings import presets
 from components.models.canvasmar.model import CanvasMARConfig
 from components.models.serialization import ModelDescription
 from components.nn.autoencoders.folded import CausalVAEConfig

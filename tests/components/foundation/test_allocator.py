@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,3 +43,13 @@ def test_memory_that_was_given_back_serves_the_next_tensors(way: str) -> None:
     pages = 10 * 3 * 2**26 // 4096  # what ten rounds fill
     assert faults(FAULTS) > 0.9 * pages
     assert faults(call + FAULTS, **kept) < 0.2 * pages
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 2**10), ("darwin", 2**20)])
+def test_the_peak_of_memory_is_in_mebibytes_where_the_system_counts_bytes_too(
+    monkeypatch: pytest.MonkeyPatch, system: str, unit: int
+) -> None:
+    usage = SimpleNamespace(ru_maxrss=3 * unit)
+    monkeypatch.setattr(allocator.resource, "getrusage", lambda who: usage)
+    monkeypatch.setattr(allocator.sys, "platform", system)
+    assert allocator.peak_memory() == 3

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from components.foundation import presets
 from components.foundation.config import dump_yaml
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 from pipeline.checks import command
 from pipeline.commands import plan
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment, tiny

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from components.foundation import presets
 from components.foundation.config import read_yaml
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 from pipeline.checks import problems
 from tests.pipeline.conftest import ROOT, tiny
 

@@ -13,7 +13,7 @@ import typer.main
 import yaml
 from typer.testing import CliRunner
 
-from components.foundation import presets
+from components.foundation.settings import presets
 from pipeline.commands.cli import app
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment
 from tests.pipeline.untrained import build
@@ -132,6 +132,15 @@ def test_a_wrong_command_line_is_one_sentence_and_status_two(words, sentence):
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith(("Usage: ", "Try ")) and line]
     assert line.startswith(f"Error: {sentence}")
     assert done.stdout == ""
+
+
+def test_windows_is_refused_with_one_sentence(monkeypatch):
+    monkeypatch.setattr("pipeline.commands.cli.sys.platform", "win32")
+    done = CliRunner().invoke(app, ["check"], prog_name="canvasmar")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "error: Windows is not supported, because the pipeline locks files with fcntl; use Linux, macOS or WSL\n"
+    )
 
 
 @pytest.fixture(scope="module")

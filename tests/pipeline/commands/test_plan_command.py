@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from components.foundation import presets
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 from pipeline.commands import plan
 from pipeline.runtime.stage import resolve
 from tests.pipeline.conftest import ROOT, tiny

@@ -14,9 +14,10 @@ import torch
 from components.datasets import clips, latents, shards
 from components.datasets.clips import ClipsManifest
 from components.datasets.latents import Latents
-from components.foundation import config, presets
+from components.foundation import config
 from components.foundation.errors import InputError
 from components.foundation.files import write_text
+from components.foundation.settings import presets
 from components.nn.autoencoders import serialization
 from components.nn.autoencoders.folded import CausalVAEConfig
 from components.training.optimizer import Phase, RecipeConfig

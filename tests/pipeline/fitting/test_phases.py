@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from components.datasets.latents import Latents
-from components.foundation import checkpoint, presets
+from components.foundation import checkpoint
 from components.foundation.config import parse
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 from components.models.latent_training import RANDOM_WEIGHTS
 from components.training.loop import Worker
 from components.training.optimizer import RecipeConfig

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.foundation import presets
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 from pipeline.jobs import lock_transfer, preflight, submit
 from pipeline.jobs.ray_jobs import Jobs
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment, run

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from components.foundation import presets
 from components.foundation.config import parse
+from components.foundation.settings import presets
 from components.models.latent_training import TrainingSource
 from components.training import loop
 from components.training.loop import Worker

@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from components.foundation import presets
 from components.foundation.errors import InputError
-from components.foundation.settings import names
+from components.foundation.settings import names, presets
 
 ROOT = Path(__file__).parents[4]
 GOOD = ("push", "push-canvasmar", "a", "A1", "no", "on", "yes", "row_2", "e5", "null-model", "x" * 64)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from components.foundation import presets
 from components.foundation.errors import InputError
-from pipeline.commands import preset
+from components.foundation.settings import presets
+from pipeline.checks import preset
 from pipeline.commands.cli import app
 from tests.pipeline.conftest import ROOT
 

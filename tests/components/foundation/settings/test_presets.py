@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from components.foundation import presets
 from components.foundation.config import read_yaml
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 FILES = sorted(path for path in (ROOT / "presets").glob("*.yaml") if path.name != presets.DEFAULT)
 ABOUT = "preset: {{what: Whole., needs: a, cost: b, run: c, removes: [{}]}}\n"
 DEFAULT = """\
@@ -112,7 +112,7 @@ def test_a_params_file_without_the_block_is_read_as_it_is(tmp_path: Path) -> Non
 def test_the_params_file_of_the_project_is_the_default_preset() -> None:
     written = presets.text(ROOT / "presets" / presets.DEFAULT)
     assert (ROOT / "params.yaml").read_text(encoding="utf-8") == written, (
-        "params.yaml and presets/default.yaml differ; edit presets/default.yaml and run `canvasmar preset default --force`"
+        "edit presets/default.yaml instead of params.yaml, and run `canvasmar preset default --force`"
     )
 
 

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from components.foundation import presets
 from components.foundation.errors import InputError
 from components.foundation.files import write_text
+from components.foundation.settings import presets
 from components.telemetry.progress import say
 
 PARAMS = "params.yaml"
