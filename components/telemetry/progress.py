@@ -54,14 +54,17 @@ class Meter:
         """Return the progress as one line of text."""
         rate = self._rate()
         left = f", {_duration((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
-        return f"  {self.label}: {self.done}/{self.total} {self.unit}, {self._speed()}{left} {self.note}".rstrip()
+        speed = f", {self._speed()}" if rate else ""
+        return f"  {self.label}: {self.done}/{self.total} {self.unit}{speed}{left} {self.note}".rstrip()
 
     def _rate(self) -> float:
         return (self.done - self.first) / max(1e-9, time.perf_counter() - self.began)
 
     def _speed(self) -> str:
         rate = self._rate()
-        return f"{rate:.3g} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s each"
+        if not rate:
+            return ""
+        return f"{rate:.3g} {self.unit}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
 
 
 @contextmanager

@@ -51,6 +51,7 @@ LONGEST_DIGEST: Final = 36
 LARGEST_BATCH: Final = 1000  # metrics per call; of parameters, a tenth as many
 
 _log = logging.getLogger(__name__)
+WRITTEN = ("dvc.lock", "metrics")  # by every run, so that changes of these are no edits
 
 
 @runtime_checkable
@@ -300,9 +301,12 @@ class Run:
 
 
 def provenance(root: Path) -> dict[str, str]:
-    """Return the provenance of a run as tags: commit, stage, versions and machine. Unknown values are omitted."""
+    """Return the provenance of a run as tags: commit, stage, versions and machine. Unknown values are omitted.
+
+    `dirty` says whether files other than those that a run writes have changes that are not committed.
+    """
     git, lock = ("git", "-C", str(root)), root / "dvc.lock"
-    changes = _output(*git, "status", "--porcelain")
+    changes = _output(*git, "status", "--porcelain", "--", ".", *(f":(exclude){name}" for name in WRITTEN))
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata", {}).get("job_submission_id")
     found = {
         "commit": _output(*git, "rev-parse", "HEAD"),

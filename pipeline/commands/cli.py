@@ -252,14 +252,14 @@ def plan(
         list[float],
         typer.Option(
             metavar="TFLOP/S",
-            help="TFLOP/s of one worker, for the estimated hours. Repeat the option for more rates. "
+            help="TFLOP/s of one worker, for the estimated time. Repeat the option for more rates. "
             "Training runs log their rate as teraflops_per_second.",
         ),
     ] = [1.0, 10.0, 100.0],  # noqa: B006
 ) -> None:
     """Estimate the cost of a training run before it starts.
 
-    Prints parameters, tokens, FLOPs, memory and hours, or all problems of the params file. Needs no data.
+    Prints parameters, tokens, FLOPs, memory and time, or all problems of the params file. Needs no data.
     """
     with _project():
         from pipeline.commands.plan import run

@@ -1,4 +1,4 @@
-"""Command `plan`: estimate parameters, FLOPs, memory and hours of a training run before it starts."""
+"""Command `plan`: estimate parameters, FLOPs, memory and time of a training run before it starts."""
 
 import math
 from pathlib import Path
@@ -8,6 +8,7 @@ from components.foundation.errors import InputError
 from components.models.conditions.interface import zero_clip
 from components.models.kinds import ModelConfig
 from components.nn.autoencoders.kinds import AutoencoderConfig
+from components.reporting.tables.tables import duration
 from components.telemetry.progress import say
 from components.training.optimizer import RecipeConfig
 from components.training.plan import Plan, plan
@@ -24,7 +25,7 @@ class Params(Config):
 
 
 def run(row: str, file: Path, rates: list[float]) -> int:
-    """Print the plan of a row of this params file, with the hours at each rate in TFLOP/s; no data are needed.
+    """Print the plan of a row of this params file, with the time at each rate in TFLOP/s; no data are needed.
 
     Return the exit status: 2 after printing the problems of the file, if it has any. Raise InputError if the row is
     unknown, or a rate is not positive and finite.
@@ -68,7 +69,7 @@ def _text(name: str, recipe: RecipeConfig, shape: tuple[int, ...], planned: Plan
             "steps",
             f"{recipe.steps}, with a checkpoint of {_mib(planned.checkpoint_bytes)} every {recipe.checkpoint_every}",
         ),
-        ("hours", _list({f"at {rate:g} TFLOP/s per worker": _hours(planned, recipe, rate) for rate in rates})),
+        ("time", _list({f"at {rate:g} TFLOP/s per worker": _time(planned, recipe, rate) for rate in rates})),
     ]
     title = [f"{name}:"] if name else []
     return "\n".join([*title, *(f"  {label:<12}{value}" for label, value in lines)])
@@ -82,5 +83,5 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 
-def _hours(planned: Plan, recipe: RecipeConfig, rate: float) -> str:
-    return f"{planned.hours(recipe, rate * 1e12):.3g}"
+def _time(planned: Plan, recipe: RecipeConfig, rate: float) -> str:
+    return duration(3600 * planned.hours(recipe, rate * 1e12))

@@ -7,14 +7,14 @@ import torch
 
 from benchmarks import choices, comparison, families
 from benchmarks.choices import Choices
-from components.foundation.config import read_yaml
 from components.foundation.errors import InputError
+from components.foundation.settings import presets
 from components.sampling.frame import SamplerConfig
 from tests.behaviour.conftest import tiny_config
 from tests.behaviour.families import opened
 from tests.behaviour.test_families import recipe
 
-ROWS = list(read_yaml(families.PRESET)["experiments"])
+ROWS = list(presets.read(families.PRESET)["experiments"])
 
 
 def test_every_family_gets_a_full_line_and_tokens_are_those_that_carry_the_loss(monkeypatch):

@@ -13,8 +13,6 @@ import yaml
 from benchmarks import families
 from components.foundation.config import parse, plain
 from components.foundation.settings import presets
-from components.foundation.config import parse, plain
-from components.foundation.settings import presets
 from components.metrics.distances.fvd import ProtocolConfig
 from components.models.canvasmar.model import CanvasMARConfig
 from components.models.conditions.interface import zero_clip

@@ -27,6 +27,12 @@ def test_slow_work_is_told_in_seconds_for_each() -> None:
     assert re.search(r"5(\.0\d*)? s each, 40 s left", shown.line()), shown.line()
 
 
+def test_before_the_first_unit_no_speed_is_told() -> None:
+    shown = Meter("search", 4, "trials", None)
+    shown.began -= 10
+    assert shown.line() == "  search: 0/4 trials"
+
+
 def test_minutes_are_minutes() -> None:
     shown = Meter("train", 100, "steps", None)
     shown.began -= 100

@@ -297,5 +297,9 @@ def test_provenance_names_commit_and_machine_and_does_without_git(tmp_path, monk
         subprocess.run(["git", "-C", tmp_path, *words], check=True, env=os.environ | names)
     assert len(tracking.provenance(tmp_path)["commit"]) == 40
     assert tracking.provenance(tmp_path)["dirty"] == "false"
+    (tmp_path / "dvc.lock").write_text("written by the run itself")
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "report.json").write_text("{}")
+    assert tracking.provenance(tmp_path)["dirty"] == "false"
     (tmp_path / "new.txt").write_text("x")
     assert tracking.provenance(tmp_path)["dirty"] == "true"

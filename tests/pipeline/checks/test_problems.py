@@ -41,6 +41,16 @@ def test_no_preset_has_a_problem(file: Path) -> None:
     assert found(presets.read(file)) == []
 
 
+def test_the_preset_that_the_documentation_shows_has_no_problem(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "how-to" / "change.md").read_text(encoding="utf-8")
+    shutil.copy(ROOT / "presets" / "default.yaml", tmp_path)
+    (tmp_path / "shown.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    tables = presets.read(tmp_path / "shown.yaml")
+    assert list(tables["experiments"]) == ["push-canvasmar", "push-dropout"]
+    assert tables["models"]["dropout"] == tables["models"]["canvas"] | {"drop": 0.1}
+    assert found(tables) == []
+
+
 def test_the_tiny_parameters_of_the_tests_have_no_problem() -> None:
     assert found(tiny(presets.read(ROOT / "presets" / "kuka.yaml"))) == []
 
