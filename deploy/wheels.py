@@ -1,62 +1,60 @@
-"""`python deploy/wheels.py`: on which platforms and Pythons every package of constraints.txt has a wheel.
+"""`python deploy/wheels.py`: for which platforms and Pythons every package of constraints.txt has a wheel.
 
-Asks pip for each platform and Python, and prints a table in Markdown. Nothing is installed.
+Run it in the environment of `make setup`. A package installed from a wheel without compiled code has one for all
+platforms; the script asks pip about the others, and prints a table in Markdown. Nothing is installed.
 """
 
-import re
-import subprocess
-import sys
-import tempfile
+import contextlib
+import io
+from importlib import metadata
 from pathlib import Path
+
+from pip._internal.cli.main import main as pip  # in this process: a thousand questions take minutes, not hours
 
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
 PYTHONS = ("3.11", "3.12", "3.13")
-GLIBC = (
-    17,
-    24,
-    26,
-    27,
-    28,
-    31,
-    34,
-    35,
-)  # minor versions of glibc 2 that wheels name; Debian 12 and Ubuntu 22.04 have 2.35
+GLIBC = (17, 24, 26, 27, 28, 31, 34, 35)  # minor versions of glibc 2 up to that of Ubuntu 22.04; Debian 12 has 2.36
 PLATFORMS = {
-    "Linux, x86-64": ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in GLIBC)],
     "Linux, aarch64": ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in GLIBC)],
     "macOS 14, arm64": ["macosx_14_0_arm64"],
 }
-MISSING = re.compile(r"No matching distribution found for ([\w.-]+)==")
 
 
-def without_wheel(packages: list[str], platforms: list[str], python: str) -> list[str]:
-    """Return the names of the packages that have no wheel for these platform tags and this Python."""
-    missing: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        target = ("--target", folder, "--implementation", "cp", "--python-version", python)
-        tags = [word for platform in platforms for word in ("--platform", platform)]
-        options = ("--dry-run", "--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check")
-        while True:
-            wanted = [package for package in packages if package.partition("==")[0] not in missing]
-            command = (sys.executable, "-m", "pip", "install", *options, *target, *tags, *wanted)
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode == 0:
-                return missing
-            found = MISSING.search(done.stderr)
-            if found is None:
-                sys.exit(f"error: pip failed for Python {python} on {platforms[0]}: {done.stderr.strip()[-500:]}")
-            missing.append(found[1])
+def compiled(lines: list[str]) -> dict[str, str]:
+    """Return the packages whose installed wheel is for one platform, and those without a wheel, with their versions."""
+    pinned = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    found = {}
+    for name, version in pinned.items():
+        try:
+            wheel = metadata.distribution(name).read_text("WHEEL") or ""
+        except metadata.PackageNotFoundError:
+            wheel = ""
+        if "-none-any" not in wheel:
+            found[name] = version.split("+")[0].strip()
+    return found
+
+
+def has_wheel(name: str, version: str, tags: list[str], python: str) -> bool:
+    """Ask pip whether this version has a wheel for these platform tags and this Python."""
+    chosen = [word for tag in tags for word in ("--platform", tag)]
+    options = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", python]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+        status = pip(["index", "versions", name, "--disable-pip-version-check", "--pre", *options, *chosen])
+    return status == 0 and version in said.getvalue().replace(",", " ").replace("(", " ").replace(")", " ").split()
 
 
 def main() -> None:
     """Print the table."""
-    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
-    packages = [line.split("+")[0] for line in lines if "==" in line and not line.startswith("#")]
-    print(f"| {len(packages)} packages | {' | '.join(f'Python {python}' for python in PYTHONS)} |")
-    print(f"|---|{'---|' * len(PYTHONS)}")
-    for name, tags in PLATFORMS.items():
-        cells = [", ".join(without_wheel(packages, tags, python)) or "all" for python in PYTHONS]
-        print(f"| {name} | {' | '.join(f'all but {cell}' if cell != 'all' else cell for cell in cells)} |", flush=True)
+    asked = compiled(CONSTRAINTS.read_text(encoding="utf-8").splitlines())
+    print(f"| {len(asked)} packages with compiled code | {' | '.join(f'Python {python}' for python in PYTHONS)} |")
+    print(f"|---|{'---|' * len(PYTHONS)}", flush=True)
+    for platform, tags in PLATFORMS.items():
+        print(f"| {platform} |", end="", flush=True)
+        for python in PYTHONS:
+            missing = [name for name, version in asked.items() if not has_wheel(name, version, tags, python)]
+            print(f" {'all but ' + ', '.join(missing) if missing else 'all'} |", end="", flush=True)
+        print()
 
 
 if __name__ == "__main__":
