@@ -41,7 +41,8 @@ def has_wheel(name: str, version: str, tags: list[str], python: str) -> bool:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
         status = pip(["index", "versions", name, "--disable-pip-version-check", "--pre", *options, *chosen])
-    return status == 0 and version in said.getvalue().replace(",", " ").replace("(", " ").replace(")", " ").split()
+    found = said.getvalue().partition("Available versions: ")[2].partition("\n")[0]  # the installed version comes after
+    return status == 0 and version in found.split(", ")
 
 
 def main() -> None:
