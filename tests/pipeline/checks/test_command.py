@@ -1,5 +1,6 @@
 """The command `check`, and `plan` as far as it checks."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
