@@ -72,11 +72,26 @@ def register(
             client.create_registered_model(name)
         experiment = os.environ.get("DVC_EXP_NAME")
         known = dict(tags) if experiment is None else {**tags, "dvc_experiment": experiment}
-        made = client.create_model_version(name, f"models:/{model}", run.id, tags=known, model_id=model)
+        with _store_of_process(run.handle.uri):
+            made = client.create_model_version(name, f"models:/{model}", run.id, tags=known, model_id=model)
         if experiment is None:
             client.set_registered_model_alias(name, ALIAS, made.version)
         return str(made.version)
     return None
+
+
+@contextmanager
+def _store_of_process(uri: str) -> Iterator[None]:
+    """Make `uri` the process's store for the block: MLflow looks up `models:/ID` there, not in the client's store."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def registered_name(row: str) -> str:

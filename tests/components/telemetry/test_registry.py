@@ -56,7 +56,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def model_of(client: MlflowClient, version: int) -> Any:
     """The logged model of a version of the registered model."""
-    return client.get_logged_model(client.get_model_version("canvasmar-test", str(version)).model_id)
+    source = client.get_model_version("canvasmar-test", str(version)).source  # `model_id` is empty in a SQL store
+    return client.get_logged_model(source.removeprefix("models:/"))
 
 
 def test_versions_can_be_ranked_by_fvd_which_hangs_on_their_logged_models_with_its_data_set(store: str) -> None:
