@@ -228,7 +228,7 @@ def recipe(**changes: object) -> RecipeConfig:
             "learning_rate": 3e-3, "schedule": "constant", "warmup": 0,
             "weight_decay": 0.02, "clip": 1.0, "ema": 0.5, "precision": "bfloat16", "activation_checkpointing": False,
             "compile": False, "workers": 1, "parallel": "ddp", "log_every": 2,
-            "validate_every": 4, "validation_clips": 2, "checkpoint_every": 4, "keep": 2, "new_weights": [],
+            "validate_every": 4, "validation_clips": 2, "checkpoint_every": 4, "keep": 2, "new_weights": (),
             "phases": (), **changes,
         }
     )  # fmt: skip

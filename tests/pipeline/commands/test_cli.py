@@ -18,7 +18,7 @@ from pipeline.commands.cli import app
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment
 from tests.pipeline.untrained import build
 
-COMMANDS = ("predict", "demo", "serve", "submit", "plan", "check", "verify", "repair", "ui")
+COMMANDS = ("predict", "demo", "serve", "submit", "plan", "preset", "check", "verify", "repair", "ui")
 HEAVY = {"torch", "ray", "mlflow", "gradio", "numpy"}
 EXAMPLE = re.compile(r"^(?:\w+=\S+ |\.venv/bin/)?canvasmar (.+)$", re.MULTILINE)
 # the commands of a bash block of these pages, apart from a comment behind them
