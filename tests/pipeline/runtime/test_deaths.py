@@ -15,7 +15,7 @@ from tests.pipeline.runtime.test_surroundings import CONNECT, python
 
 KILLED = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}  # the machine itself uses more
 TRAIN = "python -m pipeline.train --row kuka-canvasmar --clips data/clips/kuka --latents data/latents/kuka-vae"
-TRAIN += " --autoencoder data/autoencoders/kuka-vae --out data/models/again"
+TRAIN += " --autoencoder data/autoencoders/kuka-vae --start presets/random-weights --out data/models/again"
 HEAD = """
 import time, ray
 ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, num_cpus=1)
