@@ -111,7 +111,8 @@ def search_training(
     shared = training_trials.TrialInputs(current, search, source, initial, log.handle)
     suggester = training_search.suggester(current, search)
     training_trials.check(shared)
-    inputs = {**identities, "params": plain(params), "latents": Latents.open(latents, "val", None).hash}
+    inputs: dict[str, Any] = {**identities, "params": plain(params)}
+    inputs["latents"] = Latents.open(latents, "val", None).hash
     inputs["start"] = None if initial is None else initial.identity
     rows = run_trials(
         training_trials.trial, suggester, shared, search, search.objectives, inputs, search.stopper, search.steps

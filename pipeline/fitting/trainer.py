@@ -128,7 +128,8 @@ def _errors_explained(board: Any) -> Iterator[None]:
     try:
         yield
     except (ray.train.WorkerGroupError, ray.train.ControllerError, ray.exceptions.RayError) as error:
-        message, failures = None, [error]
+        message: str | None = None
+        failures: list[Exception] = [error]
         with suppress(ray.exceptions.RayError):  # the board may have died too
             message = ray.get(board.error.remote())
         if isinstance(error, ray.train.WorkerGroupError):

@@ -17,7 +17,7 @@ from pipeline.runtime import environment, network
 environment.apply(Path.cwd())  # Ray reads its settings only when it is imported
 
 import ray  # noqa: E402
-from ray._raylet import GcsClient  # noqa: E402
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # noqa: E402
 
 AGAIN = "run the same command again"
 DEATHS = (

@@ -76,7 +76,7 @@ def run(main: Main, *, rows: str | None, check: Check | None = None) -> None:
         inputs = StageInputs.of(root, folders, params)
         tags = {"stage": stage, "row": row or "", "params": fingerprint(params)}
         tags |= tracking.provenance(root) | inputs.tags()
-        of_row = settings_of(tables, row) if rows == "experiments" else None
+        of_row = settings_of(tables, row) if rows == "experiments" and row else None
         with (
             exclusive(root / ".state" / "locks" / f"{name}.lock", name),
             tracking.run(
@@ -202,7 +202,7 @@ def resolve(schema: type[Config], tables: Mapping[str, Any], rows: str | None, r
     )
 
 
-def settings_of(tables: Mapping[str, Any], row: str | None) -> dict[str, Any]:
+def settings_of(tables: Mapping[str, Any], row: str) -> dict[str, Any]:
     """Return the flat settings that a row of experiments is trained with, from the entries that it names.
 
     They are what each run of the row shows, so a missing entry is left out; the stage's schema is what checks them.
