@@ -12,6 +12,7 @@ from typing import Any
 from components.foundation.errors import InputError, reason
 from components.foundation.parallel import cpu_count
 from components.telemetry import usage
+from components.telemetry.progress import complain
 from pipeline.runtime import environment, network
 
 environment.apply(Path.cwd())  # Ray reads its settings only when it is imported
@@ -20,6 +21,7 @@ import ray  # noqa: E402
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # noqa: E402
 
 AGAIN = "run the same command again"
+ATTEMPTS = 3  # to start Ray on a busy machine
 DEATHS = (
     ray.exceptions.ActorDiedError,
     ray.exceptions.WorkerCrashedError,
@@ -52,19 +54,7 @@ def connect(root: Path) -> Iterator[None]:
         settings["num_cpus"] = cpu_count()  # Ray counts CPUs that the process may not use
         settings["_temp_dir"] = network.temporary_folder()
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
-    except ConnectionError as error:
-        raise InputError(
-            f"no Ray cluster answers at RAY_ADDRESS ({reason(error)}); correct RAY_ADDRESS or unset it, or set "
-            "RAY_AUTH_TOKEN if the cluster rejects your token"
-        ) from None
-    except Exception as error:  # Ray has no class for it
-        if "timed out during startup" not in str(error):
-            raise
-        raise InputError(
-            "Ray did not start within 30 s, because this machine is busy; run the same command again when it is not"
-        ) from None
+    _start(settings)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # replaces Ray's handler, which exits without cleaning up
     usage.TOTAL.node = ray.get_runtime_context().get_node_id()
@@ -76,6 +66,32 @@ def connect(root: Path) -> Iterator[None]:
         raise InputError(message) from None
     finally:
         ray.shutdown()
+
+
+def _start(settings: dict[str, Any]) -> None:
+    """Call `ray.init`, again if a busy machine does not start Ray within the 30 s that Ray waits for itself.
+
+    Raise InputError if no cluster answers, or if Ray has not started after ATTEMPTS calls.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+            return
+        except ConnectionError as error:
+            raise InputError(
+                f"no Ray cluster answers at RAY_ADDRESS ({reason(error)}); correct RAY_ADDRESS or unset it, or set "
+                "RAY_AUTH_TOKEN if the cluster rejects your token"
+            ) from None
+        except Exception as error:  # Ray has no class for it
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+        if attempt < ATTEMPTS:
+            complain("  Ray did not start within 30 s, because this machine is busy; trying again")
+    raise InputError(
+        f"Ray did not start in {ATTEMPTS} times 30 s, because this machine is busy; run the same command again when it "
+        "is not"
+    )
 
 
 def _require_access(address: str) -> None:
