@@ -24,8 +24,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noq
 
 DASHBOARD = "http://127.0.0.1:8265"
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # they take precedence over the client's argument
+NO_AGENT = "No available agent"  # what Ray says while no node takes jobs
 FINISHED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 LOST_SECONDS = 60.0  # for which a followed cluster may be unreachable
+AGENT_SECONDS = 30.0  # for which a cluster that has just started may have no node that takes jobs
 NODE_SECONDS = 90.0  # timeout for all nodes; the first task on a node starts a worker process
 
 
@@ -92,7 +94,18 @@ class Jobs:
         """
         reserved = {"entrypoint_num_cpus": cpus or None, "entrypoint_num_gpus": gpus or None}
         options = {"submission_id": job, "runtime_env": dict(runtime), "metadata": dict(metadata)}
-        return self._request(lambda: self._client.submit_job(entrypoint=command, **options, **reserved))
+
+        def begin() -> str:
+            deadline = time.monotonic() + AGENT_SECONDS
+            while True:
+                try:
+                    return self._client.submit_job(entrypoint=command, **options, **reserved)
+                except RuntimeError as error:
+                    if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(1.0)
+
+        return self._request(begin)
 
     def job(self, job: str) -> Job:
         """Return the status of a job."""
@@ -163,6 +176,12 @@ class Jobs:
             ) from None
         except (RuntimeError, ValueError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if NO_AGENT in reason:
+                raise InputError(
+                    f"the cluster at {self.address} answers, but none of its nodes takes jobs; another Ray on the same "
+                    "machine probably holds port 52365: stop it, or start this cluster with "
+                    "`ray start --dashboard-agent-listen-port 52366`"
+                ) from None
             if job and "404" in reason:
                 raise InputError(f"the cluster at {self.address} has no job {job}; --list lists its jobs") from None
             raise InputError(f"{self.address} does not answer as a Ray cluster ({reason}); correct --address") from None

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 
 from components.foundation.errors import InputError
 from components.foundation.settings import presets
-from pipeline.jobs import lock_transfer, preflight, submit
+from pipeline.jobs import lock_transfer, preflight, ray_jobs, submit
 from pipeline.jobs.ray_jobs import Jobs
 from tests.pipeline.conftest import CANVASMAR, ROOT, environment, run
 
@@ -138,6 +139,42 @@ def test_another_ray_is_one_sentence(stranger):
         Jobs(stranger)
     with pytest.raises(InputError, match="does not answer as a Ray cluster"):
         Jobs(stranger, any_version=True)
+
+
+@pytest.fixture
+def busy() -> Iterator[str]:
+    """A server that says that it is this Ray, and that none of its nodes takes jobs."""
+
+    class Busy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = {
+                "/api/version": {"version": "4", "ray_version": ray.__version__, "ray_commit": ""},
+                "/api/jobs/": [],
+            }
+            self.answer(200, json.dumps(known[self.path]))
+
+        def do_POST(self) -> None:
+            self.answer(500, "No available agent to submit job, please try again later.")
+
+        def answer(self, status: int, text: str) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_cluster_whose_nodes_take_no_jobs_is_told_from_a_wrong_address(busy, monkeypatch):
+    monkeypatch.setattr(ray_jobs, "AGENT_SECONDS", 0.0)
+    jobs = Jobs(busy)
+    with pytest.raises(InputError, match=r"answers, but none of its nodes takes jobs; another Ray .* port 52365"):
+        jobs.submit("true", job="one", runtime={}, metadata={}, cpus=0, gpus=0)
 
 
 NODE = {"node": "one", "cpus": 2.0, "gpus": 0.0, "code": "same", "store": "", "versions": preflight.versions()}
