@@ -1,12 +1,15 @@
 """Stage `cache_latents`: encode clips with a trained VAE and store the moments."""
 
 from pathlib import Path
+from typing import Final
 
 from components.foundation.config import Config
 from components.nn.autoencoders.kinds import AutoencoderConfig
 from components.telemetry.tracking import Run
 from pipeline.encoding import moments
 from pipeline.runtime import stage
+
+HEADLINES: Final = ("latents_train", "megabytes")  # for `dvc metrics`
 
 
 class Params(Config):
@@ -26,4 +29,4 @@ def main(params: Params, *, clips: Path, autoencoder: Path, out: Path, log: Run)
 if __name__ == "__main__":
     from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
 
-    stage.run(main, rows="autoencoders", check=problems.before_stage)
+    stage.run(main, rows="autoencoders", check=problems.before_stage, headlines=HEADLINES)

@@ -3,7 +3,7 @@
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from einops import rearrange
@@ -37,6 +37,10 @@ from pipeline.runtime import ray_map, stage
 
 TYPICAL, EXTREME = 4, 2  # clips in the gallery: the first ones, and those of the smallest and of the largest error
 FPS = 8  # frame rate of the gallery's videos
+
+HEADLINES: Final = (  # for `dvc metrics`
+    "fvd", "psnr", "ssim", "lpips", "motion_ratio", "still_change", "form_distance", "milliseconds_per_frame",
+)  # fmt: skip
 
 
 class Params(Config):
@@ -260,4 +264,4 @@ def register(model: Path, autoencoder: Path, search: Path, clips: Clips, log: Ru
 if __name__ == "__main__":
     from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
 
-    stage.run(main, rows="experiments", check=problems.before_stage)
+    stage.run(main, rows="experiments", check=problems.before_stage, headlines=HEADLINES)

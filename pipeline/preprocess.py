@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Final
 
 from components.datasets import actions, captions, clips
 from components.foundation.config import Config
@@ -10,6 +11,8 @@ from components.sources.sources import AnyDataset
 from components.telemetry.progress import say
 from components.telemetry.tracking import Run
 from pipeline.runtime import ray_map, stage
+
+HEADLINES: Final = ("clips_train", "clips_val", "clips_test", "videos_rejected")  # for `dvc metrics`
 
 
 class Params(Config):
@@ -59,4 +62,4 @@ def main(params: Params, *, out: Path, log: Run) -> dict[str, float]:
 if __name__ == "__main__":
     from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
 
-    stage.run(main, rows="datasets", check=problems.before_stage)
+    stage.run(main, rows="datasets", check=problems.before_stage, headlines=HEADLINES)

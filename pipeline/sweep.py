@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -29,6 +29,10 @@ from pipeline.tuning.sampler_trials import Folders, Scoring
 from pipeline.tuning.search_results import Search, summary, write_best, write_tables
 from pipeline.tuning.suggest import Stopper, Suggester
 from pipeline.tuning.training_search import Candidate, TrainingSearch
+
+HEADLINES: Final = (  # for `dvc metrics`
+    "fvd_best", "fvd_unseen_difference", "validation_flow_best", "validation_loss_best", "trials", "trials_failed",
+)  # fmt: skip
 
 
 class Params(Config):
@@ -179,4 +183,4 @@ def unseen_clips(others: Sequence[int], count: int) -> list[int]:
 if __name__ == "__main__":
     from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
 
-    stage.run(main, rows="experiments", check=problems.before_stage)
+    stage.run(main, rows="experiments", check=problems.before_stage, headlines=HEADLINES)

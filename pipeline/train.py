@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Final
 
 from components.datasets.conditions import Conditions
 from components.datasets.latents import Latents
@@ -23,6 +24,8 @@ from pipeline.fitting import trainer
 from pipeline.fitting.workers import FitJob
 from pipeline.monitoring.previews import Previews
 from pipeline.runtime import cluster, stage
+
+HEADLINES: Final = ("validation_flow", "validation_canvas")  # for `dvc metrics`
 
 
 class Params(Config):
@@ -126,4 +129,4 @@ def description(model: ModelConfig, train: Latents, latents: Path, conditions: P
 if __name__ == "__main__":
     from pipeline.checks import problems  # not above: a Ray worker that imports this file needs no checks
 
-    stage.run(main, rows="experiments", check=problems.before_stage)
+    stage.run(main, rows="experiments", check=problems.before_stage, headlines=HEADLINES)

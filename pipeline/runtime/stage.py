@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -51,11 +51,12 @@ USAGE = "usage"  # folder in data/ with each stage's usage and MLflow run; keywo
 PRICES = "prices"  # table that no stage depends on, because prices change no output
 
 
-def run(main: Main, *, rows: str | None, check: Check | None = None) -> None:
+def run(main: Main, *, rows: str | None, check: Check | None = None, headlines: Collection[str] = ()) -> None:
     """Run a stage from the command line. The process exits with 2 for bad input and 130 when interrupted.
 
     `rows` is the table of params.yaml from which the stage takes one row; None if it takes no row. `check` runs before
-    `main`; it raises InputError if the row, or a row that depends on it, would fail.
+    `main`; it raises InputError if the row, or a row that depends on it, would fail. MLflow and data/usage get all
+    metrics that `main` returns; the file for `dvc metrics` has the `headlines` among them, or all if none are given.
     """
     with command() as root:
         stage = Path(inspect.getfile(inspect.unwrap(main))).stem
@@ -91,7 +92,8 @@ def run(main: Main, *, rows: str | None, check: Check | None = None) -> None:
             metrics = main(params, **folders, out=unfinished, **({"log": log} if _takes_log(main) else {}))
             _replace(unfinished, out)
             inputs.record(out, name, params, tags, log)
-            write_json(root / "metrics" / stage / f"{row or stage}.json", metrics, sort_keys=True)
+            shown = {name: value for name, value in metrics.items() if not headlines or name in headlines}
+            write_json(root / "metrics" / stage / f"{row or stage}.json", shown, sort_keys=True)
             seconds = time.perf_counter() - started
             used = usage.TOTAL.metrics(measure.use(), usage.gpus_here(), seconds)
             cost = usage.cost(used, prices)
@@ -99,7 +101,7 @@ def run(main: Main, *, rows: str | None, check: Check | None = None) -> None:
             log.metrics({"stage_seconds": seconds, **used, **cost})
             if USAGE not in folders:  # a stage that reads this folder must not write to it
                 entry = {"stage": stage, "row": row or "", "run": log.id, "ended": time.time(), "seconds": seconds}
-                entry |= {**used, **cost, "tags": tags}
+                entry |= {**used, **cost, "tags": tags, "metrics": metrics}
                 write_json(root / "data" / USAGE / stage / f"{row or stage}.json", entry, sort_keys=True)
             numbers = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
             say(f"{name}: done in {seconds:.0f} s ({numbers})\n  used {usage.summary(used, prices)}")

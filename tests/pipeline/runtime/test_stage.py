@@ -76,6 +76,17 @@ def test_metrics_that_are_not_finite_are_null_in_the_metrics_file(tmp_path, monk
     assert json.loads(file.read_text()) == {"psnr": None, "loss": None, "seconds": 1.5}
 
 
+def test_dvc_gets_the_headlines_and_the_usage_file_all_metrics(tmp_path, monkeypatch) -> None:
+    (tmp_path / "params.yaml").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["endless", "--out", "made"])
+    run(endless, rows=None, headlines=("seconds", "fvd"))
+    (shown,) = (tmp_path / "metrics").glob("*/*.json")
+    (used,) = (tmp_path / "data" / "usage").glob("*/*.json")
+    assert json.loads(shown.read_text()) == {"seconds": 1.5}
+    assert json.loads(used.read_text())["metrics"] == {"psnr": None, "loss": None, "seconds": 1.5}
+
+
 def test_a_field_is_the_entry_that_the_row_names() -> None:
     params = resolve(Training, TABLES_OF_ROW, "experiments", "row")
     assert params == Training(model=Side(side=2), recipe=Side(side=5))
