@@ -1,11 +1,11 @@
-"""Checkpoints of one training run: which to keep, which to resume from, and a background thread that writes them."""
+"""Checkpoints of one training run: which to resume from, and copies of the state that are written in the background."""
 
-import math
+import itertools
 import shutil
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from torch import Tensor
@@ -18,18 +18,43 @@ PREFIX: Final = "checkpoint_"
 SCORE: Final = "validation_loss"  # of the averaged weights, in a checkpoint's facts.json; the lowest is the best
 
 
+@dataclass(frozen=True, slots=True)
+class PendingCheckpoint:
+    """A copy of the state of a training run that is not on disk yet."""
+
+    path: Path
+    state: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    written: threading.Event = field(default_factory=threading.Event)  # set after `write`, also if it failed
+
+    def write(self) -> None:
+        """Write the checkpoint. Raise InputError if the disk is full. Call this once, in any thread."""
+        try:
+            checkpoint.save(self.path, self.state, self.facts)
+        except (OSError, RuntimeError) as error:  # torch.save turns an OSError into a RuntimeError
+            folder = self.path.parent
+            free, needed = shutil.disk_usage(folder).free, num_bytes(self.state)
+            if free > needed:
+                raise
+            written = paths(folder)
+            resume = f"resume from {written[-1].name}" if written else "start again, as there is no earlier checkpoint"
+            raise InputError(
+                f"the checkpoint of step {self.facts['step']} needs {needed / 2**20:.0f} MiB, but the disk of {folder} "
+                f"has only {free / 2**20:.0f} MiB free; free some space and run the same command again to {resume}"
+            ) from error
+        finally:
+            self.written.set()
+
+
 class CheckpointManager:
-    """Keeps the newest `keep` checkpoints and the best one, and writes them while training continues.
+    """Finds the newest intact checkpoint in a folder, and prepares new ones. Ray Train deletes old ones."""
 
-    Use it as a context manager: on exit it waits until the last checkpoint is written.
-    """
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any], notes: Mapping[str, Any], keep: int) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
         """Only a checkpoint with the same `identity` can be resumed; `notes` are stored but not compared."""
-        self.folder, self.identity, self.keep = folder, identity, keep
+        self.folder, self.identity = folder, identity
         self._notes = notes
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending_write: Future[None] | None = None
+        self._written = threading.Event()  # of the last prepared checkpoint; not the checkpoint, which holds the state
+        self._written.set()
 
     def newest(self, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest undamaged checkpoint and its state, or None. Call `warn` for each damaged one.
@@ -39,72 +64,34 @@ class CheckpointManager:
         """
         for partial in self.folder.glob(f".{PREFIX}*"):
             shutil.rmtree(partial, ignore_errors=True)
-        for path in reversed(self._paths()):
+        for path in reversed(paths(self.folder)):
             try:
                 return path, checkpoint.load(path, self.identity)
             except DamagedCheckpointError as error:
                 warn(f"{error}; using the previous checkpoint instead")
         return None
 
-    def write(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Copy the state now, and write it as the checkpoint of this step in the background.
+    def prepare(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> PendingCheckpoint:
+        """Copy the state of this step; `write` of the result can run in another thread while training continues.
 
-        Wait for the previous checkpoint if it is still being written, and raise the error of its writing, if any.
+        Wait for the previous checkpoint if it is still being written, so that at most one copy is in memory.
         """
-        self.check(wait=True)
-        metadata = {**self._notes, **self.identity, "step": step, SCORE: metrics.get(SCORE)}
-        self._pending_write = self._executor.submit(self._write, step, copy_to_cpu(state), metadata)
+        self._written.wait()
+        facts = {**self._notes, **self.identity, "step": step, SCORE: metrics.get(SCORE)}
+        pending = PendingCheckpoint(self._unused(step), copy_to_cpu(state), facts)
+        self._written = pending.written
+        return pending
 
-    def check(self, *, wait: bool) -> None:
-        """Raise the error of the last write, if any: InputError if the disk is full. `wait` for a write in progress."""
-        if self._pending_write is not None and (wait or self._pending_write.done()):
-            pending, self._pending_write = self._pending_write, None
-            pending.result()
-
-    def __enter__(self) -> "CheckpointManager":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.shutdown(wait=True)
-        if error is None:
-            self.check(wait=True)
-
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{PREFIX}*"))
-
-    def _write(self, step: int, state: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    def _unused(self, step: int) -> Path:
+        """Return a path for this step's checkpoint. A damaged one keeps its own, because Ray Train will delete it."""
         path = self.folder / f"{PREFIX}{step:09d}"
-        try:
-            checkpoint.save(path, state, metadata)
-        except (OSError, RuntimeError) as error:  # torch.save turns an OSError into a RuntimeError
-            free, needed = shutil.disk_usage(self.folder).free, num_bytes(state)
-            if free > needed:
-                raise
-            written = self._paths()
-            resume = f"resume from {written[-1].name}" if written else "start again, as there is no earlier checkpoint"
-            raise InputError(
-                f"the checkpoint of step {step} needs {needed / 2**20:.0f} MiB, but the disk of {self.folder} has only "
-                f"{free / 2**20:.0f} MiB free; free some space and run the same command again to {resume}"
-            ) from error
-        self._prune()
-
-    def _prune(self) -> None:
-        paths = self._paths()
-        best = min(reversed(paths), key=_score)  # the newest one if none has a validation loss
-        for path in set(paths[: -self.keep]) - {best}:
-            removed = path.with_name(f".{path.name}.gone")
-            path.rename(removed)  # a process killed during removal must not leave a partial checkpoint under its name
-            shutil.rmtree(removed)
+        others = (path.with_name(f"{path.name}_{number}") for number in itertools.count(2))
+        return next(one for one in itertools.chain([path], others) if not one.exists())
 
 
-def _score(path: Path) -> float:
-    try:
-        score = checkpoint.facts_of(path).get(SCORE)
-    except DamagedCheckpointError:
-        score = None
-    return math.inf if score is None else float(score)
+def paths(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, by increasing step."""
+    return sorted(folder.glob(f"{PREFIX}[0-9]*"))  # not checkpoint_manager_snapshot.json of Ray Train
 
 
 def copy_to_cpu(state: Any) -> Any:

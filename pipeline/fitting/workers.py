@@ -23,6 +23,7 @@ from components.training import loop
 from components.training.checkpoints import CheckpointManager
 from components.training.loop import Data, Training, Worker
 from components.training.optimizer import RecipeConfig
+from pipeline.fitting.reports import Reports
 from pipeline.runtime.cluster import measure  # before Ray, because it sets the environment that Ray reads
 
 # isort: split
@@ -167,24 +168,23 @@ def train_worker(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"error": message}  # Ray restarts all workers after a failure, but bad input would fail again
     worker = build_worker(board)
     try:
-        with (
-            measure().reporting(board.report_usage.remote),
-            CheckpointManager(folder, job.identity, job.notes, job.recipe.keep) as checkpoints,
-        ):
+        with measure().reporting(board.report_usage.remote):
+            checkpoints = CheckpointManager(folder, job.identity, job.notes)
             training, data = job.make(worker)
             history = resume(training, checkpoints, worker)
-            posted = 0.0
+            reports, posted = Reports(worker.broadcast, board), 0.0
             for progress in loop.fit(training, data, worker.stopping):
                 if progress.metrics or time.monotonic() > posted + POST_EVERY:
                     posted = time.monotonic()
                     worker.post(progress.step, progress.metrics)
                 if progress.metrics:
                     history.append({"step": progress.step, **progress.metrics})
-                checkpoints.check(wait=False)
+                pending = None
                 if progress.state is not None:
                     state = {"training": progress.state(), "history": history}  # all workers must call state()
                     if worker.rank == 0:
-                        checkpoints.write(progress.step, state, progress.metrics)
+                        pending = checkpoints.prepare(progress.step, state, progress.metrics)
+                reports.send(progress, pending)
             if training.step < job.recipe.steps:
                 return {"stopped": training.step}
             weights = training.weights()

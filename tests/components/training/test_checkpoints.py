@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,16 @@ def kept(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("checkpoint_")) for path in folder.iterdir())
 
 
-def fill(folder: Path, losses: dict[int, float | None], keep: int = 2) -> None:
-    with CheckpointManager(folder, IDENTITY, {"commit": "123"}, keep) as manager:
-        for step, loss in losses.items():
-            manager.write(step, state(step), {} if loss is None else {"validation_loss": loss})
+def fill(folder: Path, losses: dict[int, float | None]) -> None:
+    manager = CheckpointManager(folder, IDENTITY, {"commit": "123"})
+    for step, loss in losses.items():
+        manager.prepare(step, state(step), {} if loss is None else {"validation_loss": loss}).write()
 
 
 def newest(folder: Path) -> tuple[int | None, list[str]]:
     warnings: list[str] = []
-    with CheckpointManager(folder, IDENTITY, {}, 2) as manager:
-        found = manager.newest(warnings.append)
+    found = CheckpointManager(folder, IDENTITY, {}).newest(warnings.append)
     return None if found is None else found[1]["step"], warnings
-
-
-def test_the_newest_and_the_best_are_kept_and_nothing_else(tmp_path: Path) -> None:
-    fill(tmp_path, {10: 0.9, 20: 0.2, 30: 0.5, 40: None, 50: 0.3})
-    assert kept(tmp_path) == [20, 40, 50]
-
-
-def test_without_validation_losses_only_the_newest_are_kept(tmp_path: Path) -> None:
-    fill(tmp_path, dict.fromkeys((10, 20, 30, 40)), keep=3)
-    assert kept(tmp_path) == [20, 30, 40]
 
 
 def test_a_checkpoint_says_what_it_belongs_to(tmp_path: Path) -> None:
@@ -61,9 +51,9 @@ def test_a_training_that_has_just_begun_has_nothing_to_go_on_from(tmp_path: Path
 
 def test_what_is_written_is_the_state_at_the_time_of_asking(tmp_path: Path) -> None:
     changing = state(10)
-    with CheckpointManager(tmp_path, IDENTITY, {}, 2) as manager:
-        manager.write(10, changing, {})
-        changing["model"]["w"].zero_()
+    pending = CheckpointManager(tmp_path, IDENTITY, {}).prepare(10, changing, {})
+    changing["model"]["w"].zero_()
+    pending.write()
     loaded = checkpoint.load(tmp_path / "checkpoint_000000010", IDENTITY)
     assert torch.equal(loaded["model"]["w"], torch.full((64,), 10.0))
 
@@ -101,33 +91,48 @@ def test_after_a_damaged_checkpoint_the_next_ones_are_written_and_kept_as_ever(t
     fill(tmp_path, {10: 0.5, 20: 0.4})
     (tmp_path / "checkpoint_000000020" / checkpoint.FACTS).unlink()
     fill(tmp_path, {20: 0.4, 30: 0.6})
-    assert kept(tmp_path) == [20, 30]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint_000000010",
+        "checkpoint_000000020",  # Ray Train will delete the path of the damaged one
+        "checkpoint_000000020_2",
+        "checkpoint_000000030",
+    ]
     assert newest(tmp_path) == (30, [])
 
 
 def test_a_checkpoint_of_another_training_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     fill(tmp_path, {10: 0.5})
-    with (
-        CheckpointManager(tmp_path, IDENTITY | {"params": "xyz"}, {}, 2) as manager,
-        pytest.raises(InputError, match="another run"),
-    ):
+    manager = CheckpointManager(tmp_path, IDENTITY | {"params": "xyz"}, {})
+    with pytest.raises(InputError, match="another run"):
         manager.newest(print)
 
 
-def test_a_failure_of_the_writing_thread_surfaces_at_the_latest_at_the_end(tmp_path: Path) -> None:
-    manager = CheckpointManager(tmp_path, IDENTITY, {}, 2)
-    with pytest.raises((AttributeError, TypeError)), manager:
-        manager.write(10, {"step": lambda: 10}, {})
+def test_the_next_copy_waits_until_the_one_before_it_is_written_or_has_failed(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, IDENTITY, {})
+    first = manager.prepare(10, {"step": lambda: 10}, {})
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(manager.prepare, 20, state(20), {})
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.2)
+        with pytest.raises((AttributeError, TypeError)):
+            first.write()
+        second.result(timeout=10).write()
+    assert kept(tmp_path) == [20]
+
+
+def test_the_files_of_ray_train_in_the_folder_are_no_checkpoints(tmp_path: Path) -> None:
+    fill(tmp_path, {10: 0.5})
+    (tmp_path / "checkpoint_manager_snapshot.json").write_text("{}", encoding="utf-8")
+    assert newest(tmp_path) == (10, [])
 
 
 WRITER = """
 import sys, torch
 from pathlib import Path
 from components.training.checkpoints import CheckpointManager
-with CheckpointManager(Path(sys.argv[1]), {"params": "abc", "latents": "def"}, {}, 2) as manager:
-    manager.write(10, {"step": 10}, {})
-    manager.check(wait=True)
-    manager.write(20, {"step": 20, "model": torch.zeros(50_000_000)}, {})
+manager = CheckpointManager(Path(sys.argv[1]), {"params": "abc", "latents": "def"}, {})
+manager.prepare(10, {"step": 10}, {}).write()
+manager.prepare(20, {"step": 20, "model": torch.zeros(50_000_000)}, {}).write()
 """
 
 
@@ -144,8 +149,8 @@ def test_killed_while_it_writes_a_checkpoint_the_one_before_it_is_whole(tmp_path
 
 
 def overfill(folder: Path) -> None:
-    with CheckpointManager(folder, IDENTITY, {}, 2) as manager:
-        manager.write(20, state(20) | {"more": torch.zeros(2_000_000)}, {})
+    manager = CheckpointManager(folder, IDENTITY, {})
+    manager.prepare(20, state(20) | {"more": torch.zeros(2_000_000)}, {}).write()
 
 
 def test_on_a_full_disk_the_last_good_checkpoint_survives_and_the_message_says_so(small_disk: Path) -> None:
