@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor
 from components.foundation import checkpoint
 from components.foundation.checkpoint import DamagedCheckpointError
 from components.foundation.errors import InputError
+from components.training.storage import Storage
 
 PREFIX: Final = "checkpoint_"
 SCORE: Final = "validation_loss"  # of the averaged weights, in a checkpoint's facts.json; the lowest is the best
@@ -20,56 +22,74 @@ SCORE: Final = "validation_loss"  # of the averaged weights, in a checkpoint's f
 
 @dataclass(frozen=True, slots=True)
 class PendingCheckpoint:
-    """A copy of the state of a training run that is not on disk yet."""
+    """A copy of the state of a training run that is not written yet."""
 
-    path: Path
+    storage: Storage
+    name: str
     state: Mapping[str, Any]
     facts: Mapping[str, Any]
     written: threading.Event = field(default_factory=threading.Event)  # set after `write`, also if it failed
 
     def write(self) -> None:
-        """Write the checkpoint. Raise InputError if the disk is full. Call this once, in any thread."""
+        """Write the checkpoint. Raise InputError if the disk is full or the storage cannot be reached.
+
+        Call this once, in any thread.
+        """
         try:
-            checkpoint.save(self.path, self.state, self.facts)
+            if self.storage.folder is not None:
+                self._save(self.storage.folder)
+                return
+            with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+                self._save(Path(folder))
+                self.storage.upload(Path(folder, self.name), self.name)
+        finally:
+            self.written.set()
+
+    def _save(self, folder: Path) -> None:
+        try:
+            checkpoint.save(folder / self.name, self.state, self.facts)
         except (OSError, RuntimeError) as error:  # torch.save turns an OSError into a RuntimeError
-            folder = self.path.parent
             free, needed = shutil.disk_usage(folder).free, num_bytes(self.state)
             if free > needed:
                 raise
-            written = paths(folder)
-            resume = f"resume from {written[-1].name}" if written else "start again, as there is no earlier checkpoint"
+            written = self.storage.names(PREFIX)
+            resume = f"resume from {written[-1]}" if written else "start again, as there is no earlier checkpoint"
             raise InputError(
                 f"the checkpoint of step {self.facts['step']} needs {needed / 2**20:.0f} MiB, but the disk of {folder} "
                 f"has only {free / 2**20:.0f} MiB free; free some space and run the same command again to {resume}"
             ) from error
-        finally:
-            self.written.set()
 
 
 class CheckpointManager:
-    """Finds the newest intact checkpoint in a folder, and prepares new ones. Ray Train deletes old ones."""
+    """Finds the newest intact checkpoint in a storage, and prepares new ones. Ray Train deletes old ones."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+    def __init__(self, storage: Storage, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
         """Only a checkpoint with the same `identity` can be resumed; `notes` are stored but not compared."""
-        self.folder, self.identity = folder, identity
+        self.storage, self.identity = storage, identity
         self._notes = notes
         self._written = threading.Event()  # of the last prepared checkpoint; not the checkpoint, which holds the state
         self._written.set()
 
-    def newest(self, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-        """Return the newest undamaged checkpoint and its state, or None. Call `warn` for each damaged one.
+    def newest(self, warn: Callable[[str], None]) -> tuple[str, dict[str, Any]] | None:
+        """Return the name and the state of the newest undamaged checkpoint, or None. Call `warn` for each damaged one.
 
         Remove partial checkpoints of killed processes. Raise InputError if a checkpoint has another identity than this
-        training run.
+        training run, or if the storage cannot be reached.
         """
-        for partial in self.folder.glob(f".{PREFIX}*"):
-            shutil.rmtree(partial, ignore_errors=True)
-        for path in reversed(paths(self.folder)):
+        if self.storage.folder is not None:
+            for partial in self.storage.folder.glob(f".{PREFIX}*"):
+                shutil.rmtree(partial, ignore_errors=True)
+        for name in reversed(self.storage.names(PREFIX)):
             try:
-                return path, checkpoint.load(path, self.identity)
+                return name, self.load(name)
             except DamagedCheckpointError as error:
                 warn(f"{error}; using the previous checkpoint instead")
         return None
+
+    def load(self, name: str) -> dict[str, Any]:
+        """Return the state of a checkpoint. Raise DamagedCheckpointError or InputError as `checkpoint.load` does."""
+        with self.storage.local(name) as folder:
+            return checkpoint.load(folder, self.identity, f"{self.storage}/{name}")
 
     def prepare(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> PendingCheckpoint:
         """Copy the state of this step; `write` of the result can run in another thread while training continues.
@@ -78,20 +98,15 @@ class CheckpointManager:
         """
         self._written.wait()
         facts = {**self._notes, **self.identity, "step": step, SCORE: metrics.get(SCORE)}
-        pending = PendingCheckpoint(self._unused(step), copy_to_cpu(state), facts)
+        pending = PendingCheckpoint(self.storage, self._unused_name(step), copy_to_cpu(state), facts)
         self._written = pending.written
         return pending
 
-    def _unused(self, step: int) -> Path:
-        """Return a path for this step's checkpoint. A damaged one keeps its own, because Ray Train will delete it."""
-        path = self.folder / f"{PREFIX}{step:09d}"
-        others = (path.with_name(f"{path.name}_{number}") for number in itertools.count(2))
-        return next(one for one in itertools.chain([path], others) if not one.exists())
-
-
-def paths(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, by increasing step."""
-    return sorted(folder.glob(f"{PREFIX}[0-9]*"))  # not checkpoint_manager_snapshot.json of Ray Train
+    def _unused_name(self, step: int) -> str:
+        """Return a name for this step's checkpoint. A damaged one keeps its own, because Ray Train will delete it."""
+        name, used = f"{PREFIX}{step:09d}", self.storage.names(PREFIX)
+        others = (f"{name}_{number}" for number in itertools.count(2))
+        return next(one for one in itertools.chain([name], others) if one not in used)
 
 
 def copy_to_cpu(state: Any) -> Any:

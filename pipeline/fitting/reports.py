@@ -53,7 +53,7 @@ class Reports:
 
         ray.train.report(
             metrics,
-            Checkpoint(pending.path),
+            Checkpoint(f"{pending.storage.path}/{pending.name}", pending.storage.filesystem),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=False,
             checkpoint_upload_fn=write,

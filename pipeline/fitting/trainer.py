@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pyarrow.fs import FileType
 
 from components.foundation.errors import InputError
 from components.telemetry import usage
 from components.telemetry.progress import Meter, complain, meter
 from components.training.checkpoints import SCORE
 from components.training.optimizer import RecipeConfig
+from components.training.storage import Storage
 from pipeline.fitting.board import Board
 from pipeline.fitting.workers import FitJob, NodeNetworkConfig, train_worker
 from pipeline.runtime import environment
@@ -61,7 +64,9 @@ def fit(job: FitJob, log: Log, callbacks: Sequence[ray.train.UserCallback] = ())
     if not any(entry.path.iterdir()):
         for folder in entry.of_other_code():
             complain(f"  the checkpoints in {folder} were written by other code and are not used")
-    _forget_unusable_snapshot(entry.path)
+    storage = job.storage()
+    storage.check()
+    _forget_unusable_snapshot(storage)
     scaling, max_failed_starts = _scaling(job.recipe)
     # on the driver's node, because other nodes may be lost
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -71,12 +76,13 @@ def fit(job: FitJob, log: Log, callbacks: Sequence[ray.train.UserCallback] = ())
     )
     trainer: Any = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config={"job": job, "folder": entry.path, "board": board},
+        train_loop_config={"job": job, "folder": entry.path, "storage": storage, "board": board},
         torch_config=NodeNetworkConfig(),
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
-            name=entry.path.name,
-            storage_path=str(entry.path.parent),
+            name=PurePosixPath(storage.path).name,
+            storage_path=str(PurePosixPath(storage.path).parent),
+            storage_filesystem=storage.filesystem,
             failure_config=failures,
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=job.recipe.keep, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
@@ -109,20 +115,28 @@ def fit(job: FitJob, log: Log, callbacks: Sequence[ray.train.UserCallback] = ())
 
 def clear(job: FitJob) -> None:
     """Delete the checkpoints and weights of a job, so that the next run of the same job starts at step 0."""
-    job.entry().remove()
+    entry, storage = job.entry(), job.storage()
+    if storage.folder != entry.path:  # which `remove` renames first, so that a kill leaves no part of it
+        try:
+            storage.remove()
+        except InputError as error:  # the training is done, and its result must not be lost
+            complain(f"  warning: checkpoints that are not needed any more were not deleted: {error}")
+    entry.remove()
 
 
-def _forget_unusable_snapshot(folder: Path) -> None:
+def _forget_unusable_snapshot(storage: Storage) -> None:
     """Delete Ray's list of checkpoints if it is incomplete or names a missing one: Ray would refuse to start.
 
     The run resumes from the newest intact checkpoint in any case; Ray only no longer deletes older ones.
     """
-    snapshot = folder / SNAPSHOT
-    try:
-        if snapshot.exists():
-            ray.train.Result.from_path(folder)
-    except Exception:  # Ray has no public class for it
-        snapshot.unlink()
+    snapshot = f"{storage.path}/{SNAPSHOT}"
+    with storage.reached():
+        if storage.filesystem.get_file_info(snapshot).type == FileType.NotFound:
+            return
+        try:
+            ray.train.Result.from_path(storage.path, storage.filesystem)
+        except Exception:  # Ray has no public class for it
+            storage.filesystem.delete_file(snapshot)
 
 
 def _scaling(recipe: RecipeConfig) -> tuple[Any, int]:

@@ -14,6 +14,7 @@ import torch
 from components.foundation import checkpoint
 from components.foundation.errors import InputError
 from components.training.checkpoints import CheckpointManager
+from components.training.storage import Storage
 
 ROOT = Path(__file__).parents[3]
 IDENTITY = {"params": "abc", "latents": "def"}
@@ -23,19 +24,23 @@ def state(step: int) -> dict[str, Any]:
     return {"step": step, "model": {"w": torch.full((64,), float(step))}}
 
 
+def at(folder: Path) -> Storage:
+    return Storage.at(str(folder.parent), folder.name)
+
+
 def kept(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("checkpoint_")) for path in folder.iterdir())
 
 
 def fill(folder: Path, losses: dict[int, float | None]) -> None:
-    manager = CheckpointManager(folder, IDENTITY, {"commit": "123"})
+    manager = CheckpointManager(at(folder), IDENTITY, {"commit": "123"})
     for step, loss in losses.items():
         manager.prepare(step, state(step), {} if loss is None else {"validation_loss": loss}).write()
 
 
 def newest(folder: Path) -> tuple[int | None, list[str]]:
     warnings: list[str] = []
-    found = CheckpointManager(folder, IDENTITY, {}).newest(warnings.append)
+    found = CheckpointManager(at(folder), IDENTITY, {}).newest(warnings.append)
     return None if found is None else found[1]["step"], warnings
 
 
@@ -51,7 +56,7 @@ def test_a_training_that_has_just_begun_has_nothing_to_go_on_from(tmp_path: Path
 
 def test_what_is_written_is_the_state_at_the_time_of_asking(tmp_path: Path) -> None:
     changing = state(10)
-    pending = CheckpointManager(tmp_path, IDENTITY, {}).prepare(10, changing, {})
+    pending = CheckpointManager(at(tmp_path), IDENTITY, {}).prepare(10, changing, {})
     changing["model"]["w"].zero_()
     pending.write()
     loaded = checkpoint.load(tmp_path / "checkpoint_000000010", IDENTITY)
@@ -102,13 +107,13 @@ def test_after_a_damaged_checkpoint_the_next_ones_are_written_and_kept_as_ever(t
 
 def test_a_checkpoint_of_another_training_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     fill(tmp_path, {10: 0.5})
-    manager = CheckpointManager(tmp_path, IDENTITY | {"params": "xyz"}, {})
+    manager = CheckpointManager(at(tmp_path), IDENTITY | {"params": "xyz"}, {})
     with pytest.raises(InputError, match="another run"):
         manager.newest(print)
 
 
 def test_the_next_copy_waits_until_the_one_before_it_is_written_or_has_failed(tmp_path: Path) -> None:
-    manager = CheckpointManager(tmp_path, IDENTITY, {})
+    manager = CheckpointManager(at(tmp_path), IDENTITY, {})
     first = manager.prepare(10, {"step": lambda: 10}, {})
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(manager.prepare, 20, state(20), {})
@@ -128,9 +133,9 @@ def test_the_files_of_ray_train_in_the_folder_are_no_checkpoints(tmp_path: Path)
 
 WRITER = """
 import sys, torch
-from pathlib import Path
 from components.training.checkpoints import CheckpointManager
-manager = CheckpointManager(Path(sys.argv[1]), {"params": "abc", "latents": "def"}, {})
+from components.training.storage import Storage
+manager = CheckpointManager(Storage.at(sys.argv[1], "run"), {"params": "abc", "latents": "def"}, {})
 manager.prepare(10, {"step": 10}, {}).write()
 manager.prepare(20, {"step": 20, "model": torch.zeros(50_000_000)}, {}).write()
 """
@@ -139,17 +144,17 @@ manager.prepare(20, {"step": 20, "model": torch.zeros(50_000_000)}, {}).write()
 def test_killed_while_it_writes_a_checkpoint_the_one_before_it_is_whole(tmp_path: Path) -> None:
     process = subprocess.Popen((sys.executable, "-c", WRITER, str(tmp_path)), cwd=ROOT)
     deadline = time.monotonic() + 60
-    while not (torn := list(tmp_path.glob(".checkpoint_000000020.*"))) and time.monotonic() < deadline:
+    while not (torn := list(tmp_path.glob("run/.checkpoint_000000020.*"))) and time.monotonic() < deadline:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert torn, "the second checkpoint was never begun"
-    assert newest(tmp_path) == (10, [])
-    assert kept(tmp_path) == [10]
+    assert newest(tmp_path / "run") == (10, [])
+    assert kept(tmp_path / "run") == [10]
 
 
 def overfill(folder: Path) -> None:
-    manager = CheckpointManager(folder, IDENTITY, {})
+    manager = CheckpointManager(at(folder), IDENTITY, {})
     manager.prepare(20, state(20) | {"more": torch.zeros(2_000_000)}, {}).write()
 
 
