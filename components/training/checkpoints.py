@@ -1,4 +1,4 @@
-"""Checkpoints of one training run: which to resume from, and copies of the state that are written in the background."""
+"""Checkpoints of one training run: which to resume from, and states that are written in the background."""
 
 import itertools
 import shutil
@@ -22,7 +22,7 @@ SCORE: Final = "validation_loss"  # of the averaged weights, in a checkpoint's f
 
 @dataclass(frozen=True, slots=True)
 class PendingCheckpoint:
-    """A copy of the state of a training run that is not written yet."""
+    """A state of a training run that is not written yet."""
 
     storage: Storage
     name: str
@@ -91,14 +91,14 @@ class CheckpointManager:
         with self.storage.local(name) as folder:
             return checkpoint.load(folder, self.identity, f"{self.storage}/{name}")
 
-    def prepare(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> PendingCheckpoint:
-        """Copy the state of this step; `write` of the result can run in another thread while training continues.
-
-        Wait for the previous checkpoint if it is still being written, so that at most one copy is in memory.
-        """
+    def wait(self) -> None:
+        """Wait until the last prepared checkpoint is written or has failed. Its state is not held any longer then."""
         self._written.wait()
+
+    def prepare(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> PendingCheckpoint:
+        """Return the checkpoint of this step. Its `write` can run in another thread, so the state must be a copy."""
         facts = {**self._notes, **self.identity, "step": step, SCORE: metrics.get(SCORE)}
-        pending = PendingCheckpoint(self.storage, self._unused_name(step), copy_to_cpu(state), facts)
+        pending = PendingCheckpoint(self.storage, self._unused_name(step), state, facts)
         self._written = pending.written
         return pending
 
@@ -107,17 +107,6 @@ class CheckpointManager:
         name, used = f"{PREFIX}{step:09d}", self.storage.names(PREFIX)
         others = (f"{name}_{number}" for number in itertools.count(2))
         return next(one for one in itertools.chain([name], others) if one not in used)
-
-
-def copy_to_cpu(state: Any) -> Any:
-    """Return the state with every tensor copied to the CPU, so that training can continue during the write."""
-    if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, Mapping):
-        return {key: copy_to_cpu(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(copy_to_cpu(value) for value in state)
-    return state
 
 
 def num_bytes(state: Any) -> int:

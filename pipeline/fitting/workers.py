@@ -20,8 +20,8 @@ from components.foundation.caching import code
 from components.foundation.caching.cache import Cache, Entry
 from components.foundation.errors import InputError
 from components.training import loop
-from components.training.checkpoints import CheckpointManager
-from components.training.loop import Data, Training, Worker
+from components.training.checkpoints import CheckpointManager, PendingCheckpoint
+from components.training.loop import Data, Progress, Training, Worker
 from components.training.optimizer import RecipeConfig
 from components.training.storage import Storage
 from pipeline.fitting.reports import Reports
@@ -186,12 +186,7 @@ def train_worker(config: Mapping[str, Any]) -> Mapping[str, Any]:
                     worker.post(progress.step, progress.metrics)
                 if progress.metrics:
                     history.append({"step": progress.step, **progress.metrics})
-                pending = None
-                if progress.state is not None:
-                    state = {"training": progress.state(), "history": history}  # all workers must call state()
-                    if worker.rank == 0:
-                        pending = checkpoints.prepare(progress.step, state, progress.metrics)
-                reports.send(progress, pending)
+                reports.send(progress, due_checkpoint(progress, history, checkpoints, worker))
             if training.step < job.recipe.steps:
                 return {"stopped": training.step}
             weights = training.weights()
@@ -203,6 +198,21 @@ def train_worker(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if worker.world_size > 1:
             raise  # otherwise the other workers would wait for gradients of this one
         return {"error": str(error)}
+
+
+def due_checkpoint(
+    progress: Progress, history: list[dict[str, float]], checkpoints: CheckpointManager, worker: Worker
+) -> PendingCheckpoint | None:
+    """Return the checkpoint that is due at a step, or None; None on all ranks but 0. All workers call this together.
+
+    Wait for the last checkpoint first, so that no worker but rank 0 holds a copy of the state, and rank 0 one.
+    """
+    if progress.state is None:
+        return None
+    if worker.rank == 0:
+        checkpoints.wait()
+    state = {"training": progress.state(), "history": list(history)}
+    return checkpoints.prepare(progress.step, state, progress.metrics) if worker.rank == 0 else None
 
 
 def resume(training: Training, checkpoints: CheckpointManager, worker: RayWorker) -> list[dict[str, float]]:

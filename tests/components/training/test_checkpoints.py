@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,6 @@ def test_a_checkpoint_says_what_it_belongs_to(tmp_path: Path) -> None:
 
 def test_a_training_that_has_just_begun_has_nothing_to_go_on_from(tmp_path: Path) -> None:
     assert newest(tmp_path / "new") == (None, [])
-
-
-def test_what_is_written_is_the_state_at_the_time_of_asking(tmp_path: Path) -> None:
-    changing = state(10)
-    pending = CheckpointManager(at(tmp_path), IDENTITY, {}).prepare(10, changing, {})
-    changing["model"]["w"].zero_()
-    pending.write()
-    loaded = checkpoint.load(tmp_path / "checkpoint_000000010", IDENTITY)
-    assert torch.equal(loaded["model"]["w"], torch.full((64,), 10.0))
 
 
 def flip(path: Path) -> None:
@@ -112,16 +104,18 @@ def test_a_checkpoint_of_another_training_is_not_passed_over_in_silence(tmp_path
         manager.newest(print)
 
 
-def test_the_next_copy_waits_until_the_one_before_it_is_written_or_has_failed(tmp_path: Path) -> None:
+def test_waiting_ends_when_the_last_checkpoint_is_written_or_has_failed(tmp_path: Path) -> None:
     manager = CheckpointManager(at(tmp_path), IDENTITY, {})
-    first = manager.prepare(10, {"step": lambda: 10}, {})
-    with ThreadPoolExecutor(1) as pool:
-        second = pool.submit(manager.prepare, 20, state(20), {})
-        with pytest.raises(TimeoutError):
-            second.result(timeout=0.2)
-        with pytest.raises((AttributeError, TypeError)):
-            first.write()
-        second.result(timeout=10).write()
+    manager.wait()
+    for step, content, error in ((10, lambda: 10, (AttributeError, TypeError)), (20, 20, ())):
+        pending = manager.prepare(step, {"step": content}, {})
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(manager.wait)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+            with pytest.raises(error) if error else nullcontext():
+                pending.write()
+            waiting.result(timeout=10)
     assert kept(tmp_path) == [20]
 
 
