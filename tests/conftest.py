@@ -4,11 +4,16 @@ import os
 import shutil
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
 
 install_import_hook("components", "beartype.beartype")
 # by default, Ray gives its workers the lowest priority, and they hardly run next to other tests
@@ -47,3 +52,39 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("this machine does not let us mount a small tmpfs")
     yield disk
     subprocess.run(("umount", disk), check=True)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator["ThreadedMotoServer"]:
+    """A server of S3 on loopback with an empty bucket named `bucket`, whose address and key are in the environment."""
+    from moto.server import ThreadedMotoServer  # both take a second to import
+    from pyarrow.fs import FileSystem
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "ENDPOINT_URL": f"http://{host}:{port}",
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    # the server's state is that of this process, and that of an earlier server is still there
+    set_free_requests(server, "inf")
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
+    filesystem, bucket = FileSystem.from_uri("s3://bucket?allow_bucket_creation=true")
+    filesystem.create_dir(bucket)
+    yield server
+    server.stop()
+
+
+def set_free_requests(server: "ThreadedMotoServer", count: str) -> None:
+    """Set after how many requests a server of S3 refuses those whose key it does not know, which are all keys."""
+    host, port = server.get_host_and_port()
+    data, header = count.encode(), {"Content-Type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset-auth", data, header)).close()

@@ -47,33 +47,26 @@ def save(folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> No
     aside.rename(folder)
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    """Return the checkpoint's `facts`, the identity of its run. Raises DamagedCheckpointError if unreadable."""
-    try:
-        return dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise DamagedCheckpointError(f"the checkpoint {folder} is incomplete; delete it") from None
-
-
-def load(folder: Path, expect: Mapping[str, Any]) -> dict[str, Any]:
+def load(folder: Path, expect: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Return the state in a checkpoint, on the CPU.
 
     Raises DamagedCheckpointError if the checkpoint is incomplete or damaged, and InputError if it belongs to another
-    run: each entry of `expect` must equal the saved one.
+    run: each entry of `expect` must equal the saved one. Errors name the folder, or `where` if the folder is a copy.
     """
-    facts = facts_of(folder)
+    where = where or str(folder)
     try:
+        facts = dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
         written, actual = facts["sha256"], sha256(folder / STATE)
-    except (OSError, KeyError):
-        raise DamagedCheckpointError(f"the checkpoint {folder} is incomplete; delete it") from None
+    except (OSError, ValueError, TypeError, KeyError):
+        raise DamagedCheckpointError(f"the checkpoint {where} is incomplete; delete it") from None
     if written != actual:
         raise DamagedCheckpointError(
-            f"the checkpoint {folder} is damaged: its hash is {actual}, not {written}; delete it"
+            f"the checkpoint {where} is damaged: its hash is {actual}, not {written}; delete it"
         )
     for key, value in expect.items():
         if facts.get(key) != value:
             raise InputError(
-                f"the checkpoint {folder} belongs to another run: its {key} is {facts.get(key)!r}, "
+                f"the checkpoint {where} belongs to another run: its {key} is {facts.get(key)!r}, "
                 f"but this run's is {value!r}; delete the checkpoint, or restore the parameters of its run"
             )
     return torch.load(folder / STATE, map_location="cpu", weights_only=True)

@@ -1,11 +1,12 @@
-"""Checkpoints of one training run: which to keep, which to resume from, and a background thread that writes them."""
+"""Checkpoints of one training run: which to resume from, and states that are written in the background."""
 
-import math
+import itertools
 import shutil
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from torch import Tensor
@@ -13,109 +14,99 @@ from torch import Tensor
 from components.foundation import checkpoint
 from components.foundation.checkpoint import DamagedCheckpointError
 from components.foundation.errors import InputError
+from components.training.storage import Storage
 
 PREFIX: Final = "checkpoint_"
 SCORE: Final = "validation_loss"  # of the averaged weights, in a checkpoint's facts.json; the lowest is the best
 
 
+@dataclass(frozen=True, slots=True)
+class PendingCheckpoint:
+    """A state of a training run that is not written yet."""
+
+    storage: Storage
+    name: str
+    state: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    written: threading.Event = field(default_factory=threading.Event)  # set after `write`, also if it failed
+
+    def write(self) -> None:
+        """Write the checkpoint. Raise InputError if the disk is full or the storage cannot be reached.
+
+        Call this once, in any thread.
+        """
+        try:
+            if self.storage.folder is not None:
+                self._save(self.storage.folder)
+                return
+            with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+                self._save(Path(folder))
+                self.storage.upload(Path(folder, self.name), self.name)
+        finally:
+            self.written.set()
+
+    def _save(self, folder: Path) -> None:
+        try:
+            checkpoint.save(folder / self.name, self.state, self.facts)
+        except (OSError, RuntimeError) as error:  # torch.save turns an OSError into a RuntimeError
+            free, needed = shutil.disk_usage(folder).free, num_bytes(self.state)
+            if free > needed:
+                raise
+            written = self.storage.names(PREFIX)
+            resume = f"resume from {written[-1]}" if written else "start again, as there is no earlier checkpoint"
+            raise InputError(
+                f"the checkpoint of step {self.facts['step']} needs {needed / 2**20:.0f} MiB, but the disk of {folder} "
+                f"has only {free / 2**20:.0f} MiB free; free some space and run the same command again to {resume}"
+            ) from error
+
+
 class CheckpointManager:
-    """Keeps the newest `keep` checkpoints and the best one, and writes them while training continues.
+    """Finds the newest intact checkpoint in a storage, and prepares new ones. Ray Train deletes old ones."""
 
-    Use it as a context manager: on exit it waits until the last checkpoint is written.
-    """
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any], notes: Mapping[str, Any], keep: int) -> None:
+    def __init__(self, storage: Storage, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
         """Only a checkpoint with the same `identity` can be resumed; `notes` are stored but not compared."""
-        self.folder, self.identity, self.keep = folder, identity, keep
+        self.storage, self.identity = storage, identity
         self._notes = notes
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending_write: Future[None] | None = None
+        self._written = threading.Event()  # of the last prepared checkpoint; not the checkpoint, which holds the state
+        self._written.set()
 
-    def newest(self, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-        """Return the newest undamaged checkpoint and its state, or None. Call `warn` for each damaged one.
+    def newest(self, warn: Callable[[str], None]) -> tuple[str, dict[str, Any]] | None:
+        """Return the name and the state of the newest undamaged checkpoint, or None. Call `warn` for each damaged one.
 
         Remove partial checkpoints of killed processes. Raise InputError if a checkpoint has another identity than this
-        training run.
+        training run, or if the storage cannot be reached.
         """
-        for partial in self.folder.glob(f".{PREFIX}*"):
-            shutil.rmtree(partial, ignore_errors=True)
-        for path in reversed(self._paths()):
+        if self.storage.folder is not None:
+            for partial in self.storage.folder.glob(f".{PREFIX}*"):
+                shutil.rmtree(partial, ignore_errors=True)
+        for name in reversed(self.storage.names(PREFIX)):
             try:
-                return path, checkpoint.load(path, self.identity)
+                return name, self.load(name)
             except DamagedCheckpointError as error:
                 warn(f"{error}; using the previous checkpoint instead")
         return None
 
-    def write(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Copy the state now, and write it as the checkpoint of this step in the background.
+    def load(self, name: str) -> dict[str, Any]:
+        """Return the state of a checkpoint. Raise DamagedCheckpointError or InputError as `checkpoint.load` does."""
+        with self.storage.local(name) as folder:
+            return checkpoint.load(folder, self.identity, f"{self.storage}/{name}")
 
-        Wait for the previous checkpoint if it is still being written, and raise the error of its writing, if any.
-        """
-        self.check(wait=True)
-        metadata = {**self._notes, **self.identity, "step": step, SCORE: metrics.get(SCORE)}
-        self._pending_write = self._executor.submit(self._write, step, copy_to_cpu(state), metadata)
+    def wait(self) -> None:
+        """Wait until the last prepared checkpoint is written or has failed. Its state is not held any longer then."""
+        self._written.wait()
 
-    def check(self, *, wait: bool) -> None:
-        """Raise the error of the last write, if any: InputError if the disk is full. `wait` for a write in progress."""
-        if self._pending_write is not None and (wait or self._pending_write.done()):
-            pending, self._pending_write = self._pending_write, None
-            pending.result()
+    def prepare(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> PendingCheckpoint:
+        """Return the checkpoint of this step. Its `write` can run in another thread, so the state must be a copy."""
+        facts = {**self._notes, **self.identity, "step": step, SCORE: metrics.get(SCORE)}
+        pending = PendingCheckpoint(self.storage, self._unused_name(step), state, facts)
+        self._written = pending.written
+        return pending
 
-    def __enter__(self) -> "CheckpointManager":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.shutdown(wait=True)
-        if error is None:
-            self.check(wait=True)
-
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{PREFIX}*"))
-
-    def _write(self, step: int, state: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-        path = self.folder / f"{PREFIX}{step:09d}"
-        try:
-            checkpoint.save(path, state, metadata)
-        except (OSError, RuntimeError) as error:  # torch.save turns an OSError into a RuntimeError
-            free, needed = shutil.disk_usage(self.folder).free, num_bytes(state)
-            if free > needed:
-                raise
-            written = self._paths()
-            resume = f"resume from {written[-1].name}" if written else "start again, as there is no earlier checkpoint"
-            raise InputError(
-                f"the checkpoint of step {step} needs {needed / 2**20:.0f} MiB, but the disk of {self.folder} has only "
-                f"{free / 2**20:.0f} MiB free; free some space and run the same command again to {resume}"
-            ) from error
-        self._prune()
-
-    def _prune(self) -> None:
-        paths = self._paths()
-        best = min(reversed(paths), key=_score)  # the newest one if none has a validation loss
-        for path in set(paths[: -self.keep]) - {best}:
-            removed = path.with_name(f".{path.name}.gone")
-            path.rename(removed)  # a process killed during removal must not leave a partial checkpoint under its name
-            shutil.rmtree(removed)
-
-
-def _score(path: Path) -> float:
-    try:
-        score = checkpoint.facts_of(path).get(SCORE)
-    except DamagedCheckpointError:
-        score = None
-    return math.inf if score is None else float(score)
-
-
-def copy_to_cpu(state: Any) -> Any:
-    """Return the state with every tensor copied to the CPU, so that training can continue during the write."""
-    if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, Mapping):
-        return {key: copy_to_cpu(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(copy_to_cpu(value) for value in state)
-    return state
+    def _unused_name(self, step: int) -> str:
+        """Return a name for this step's checkpoint. A damaged one keeps its own, because Ray Train will delete it."""
+        name, used = f"{PREFIX}{step:09d}", self.storage.names(PREFIX)
+        others = (f"{name}_{number}" for number in itertools.count(2))
+        return next(one for one in itertools.chain([name], others) if one not in used)
 
 
 def num_bytes(state: Any) -> int:

@@ -108,9 +108,10 @@ class Training:
         self.device = next(model.parameters()).device
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on: tensors and plain values.
+        """Return a copy of everything that the next step depends on: tensors, on the CPU, and plain values.
 
-        The state does not depend on how the weights are sharded over workers. All workers must call this together.
+        The state does not depend on how the weights are sharded over workers. All workers must call this together; all
+        ranks but 0 get None for every tensor.
         """
         return {
             "step": self.step,
@@ -118,7 +119,7 @@ class Training:
             "averaged": sharding.gather(self.averaged.state_dict()),
             "optimizer": sharding.gather(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
-            "window": self.monitor.state(),
+            "window": sharding.gather(self.monitor.state()),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -131,7 +132,10 @@ class Training:
         self.monitor = LossMonitor.from_state(state["window"], self.device)
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the averaged weights under the model's parameter names. All workers must call this together."""
+        """Return a copy of the averaged weights, on the CPU, under the model's parameter names.
+
+        All workers must call this together; all ranks but 0 get None for every weight.
+        """
         return sharding.gather(averaged_state(self.averaged))
 
     def stream(self, samples: tuple[int, ...], *purpose: str | int) -> Stream:

@@ -67,7 +67,7 @@ class RecipeConfig(Config):
     validate_every: Count  # steps
     validation_clips: Whole  # number of clips of each validation
     checkpoint_every: Count  # steps; also the largest number of steps that a killed run repeats
-    keep: Count  # number of newest checkpoints to keep, besides the best by validation loss
+    keep: Count  # number of checkpoints with the lowest validation loss to keep, besides the newest
     new_weights: tuple[str, ...]  # name prefixes of weights that the row's `start` lacks; these stay random
     phases: tuple[PhaseConfig, ...]  # run in this order; empty: a single phase of `steps` steps
 

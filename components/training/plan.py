@@ -28,7 +28,7 @@ class Plan:
     num_workers: int  # the recipe's fewest workers, with which each worker needs most time and memory
     micro_batch: int  # clips of a micro-batch
     memory: dict[str, int]  # peak bytes on each worker, by purpose
-    checkpoint_bytes: int
+    checkpoint_bytes: int  # on the disk, and in the memory of the first worker's machine until it is written
 
     def hours(self, recipe: RecipeConfig, rate: float) -> float:
         """Return the hours of all steps, if each worker computes at `rate` FLOP/s."""

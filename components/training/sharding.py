@@ -14,7 +14,8 @@ def shard(model: nn.Module) -> nn.Module:
     """Shard the model in place, so that each worker stores a part of every weight, and return the same model.
 
     The weights of a block in a ModuleList are gathered only while that block runs, all other weights for the whole
-    pass.
+    pass. They are gathered in float32, whatever the recipe's precision: autocast computes norms in float32, and FSDP's
+    MixedPrecisionPolicy would cast all weights of a block.
     """
     device = next(model.parameters()).device
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
@@ -35,12 +36,21 @@ def full_tensor(x: Tensor) -> Tensor:
 
 
 def gather(state: Any) -> Any:
-    """Return the state with every sharded tensor gathered. All workers must call this together, in the same order."""
+    """Return, on rank 0, a copy of the state in which every tensor is whole and on the CPU.
+
+    The other ranks get None for every tensor. All workers must call this together. Tensors are gathered one by one, so
+    no worker holds more than one of them on its device.
+    """
     if isinstance(state, Mapping):
         return {key: gather(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
         return type(state)(gather(value) for value in state)
-    return full_tensor(state) if isinstance(state, Tensor) else state
+    if not isinstance(state, Tensor):
+        return state
+    whole = full_tensor(state.detach())  # on every rank: only together can they gather it
+    if distributed.is_initialized() and distributed.get_rank() > 0:
+        return None
+    return whole.to("cpu", copy=not isinstance(state, DTensor))
 
 
 def shard_like(state: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def _text(name: str, recipe: RecipeConfig, shape: tuple[int, ...], planned: Plan
             "steps",
             f"{recipe.steps}, with a checkpoint of {_mib(planned.checkpoint_bytes)} every {recipe.checkpoint_every}",
         ),
+        ("", "the first worker's machine holds a copy of that size in its memory until it is written"),
         ("time", _list({f"at {rate:g} TFLOP/s per worker": _time(planned, recipe, rate) for rate in rates})),
     ]
     title = [f"{name}:"] if name else []

@@ -12,7 +12,12 @@ import ray
 
 @ray.remote(num_cpus=0)
 class Board:
-    """Ray actor for messages between the workers and the driver of a training run."""
+    """Ray actor for messages between the workers and the driver of a training run, beside `ray.train.report`.
+
+    Reports reach Ray's controller, not the driver, at most two a second, and only between steps that finish. The board
+    carries the rest: each step and every line of the log for MLflow and the progress line, warnings, the request to
+    stop, the usage of workers, also of those that die, and the error after which no worker should start again.
+    """
 
     def __init__(self) -> None:
         self._step = 0

@@ -2,17 +2,21 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pyarrow.fs import FileType
 
 from components.foundation.errors import InputError
 from components.telemetry import usage
 from components.telemetry.progress import Meter, complain, meter
+from components.training.checkpoints import SCORE
 from components.training.optimizer import RecipeConfig
+from components.training.storage import Storage
 from pipeline.fitting.board import Board
 from pipeline.fitting.workers import FitJob, NodeNetworkConfig, train_worker
 from pipeline.runtime import environment
@@ -35,6 +39,7 @@ MAX_FAILED_STARTS = 3  # of the worker group, each after the timeout START_SECON
 ELASTIC_START_SECONDS, ELASTIC_MAX_FAILED_STARTS = "60", 60
 START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # read by the controller of each training
 LESS_MEMORY = "lower micro_batch in the recipe (the run resumes from its last checkpoint), close other programs"
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of checkpoints in the folder of a run
 RESIZE_SECONDS = 30.0  # between checks for resources for more workers
 
 
@@ -44,20 +49,24 @@ class Fitted:
 
     weights: Path  # safetensors file of the averaged weights
     history: list[dict[str, float]]  # metrics of each logged step
+    result: ray.train.Result  # what Ray Train knows of the run: the checkpoints that it kept, and their metrics
 
 
-def fit(job: FitJob, log: Log) -> Fitted:
+def fit(job: FitJob, log: Log, callbacks: Sequence[ray.train.UserCallback] = ()) -> Fitted:
     """Train to the end, from the newest checkpoint if there is one. `clear` deletes the checkpoints and weights.
 
     Start as many workers as the recipe and the cluster's resources allow, and restart from the last checkpoint with
-    another number of workers if nodes are lost or added. On Ctrl-C, let the workers write a checkpoint first. Wait
-    while another process runs the same job. Raise InputError if the cluster is too small or if a worker raised an
-    InputError.
+    another number of workers if nodes are lost or added. Ray calls the `callbacks` after each report. On Ctrl-C, let
+    the workers write a checkpoint first. Wait while another process runs the same job. Raise InputError if the cluster
+    is too small or if a worker raised an InputError.
     """
     entry = job.entry()
     if not any(entry.path.iterdir()):
         for folder in entry.of_other_code():
             complain(f"  the checkpoints in {folder} were written by other code and are not used")
+    storage = job.storage()
+    storage.check()
+    _forget_unusable_snapshot(storage)
     scaling, max_failed_starts = _scaling(job.recipe)
     # on the driver's node, because other nodes may be lost
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -67,11 +76,18 @@ def fit(job: FitJob, log: Log) -> Fitted:
     )
     trainer: Any = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config={"job": job, "folder": entry.path, "board": board},
+        train_loop_config={"job": job, "folder": entry.path, "storage": storage, "board": board},
         torch_config=NodeNetworkConfig(),
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
-            name=entry.path.name, storage_path=str(entry.path.parent), failure_config=failures
+            name=PurePosixPath(storage.path).name,
+            storage_path=str(PurePosixPath(storage.path).parent),
+            storage_filesystem=storage.filesystem,
+            failure_config=failures,
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=job.recipe.keep, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
+            ),
+            callbacks=list[Any](callbacks),
         ),
     )
     with (
@@ -90,15 +106,37 @@ def fit(job: FitJob, log: Log) -> Fitted:
             ray.get(board.stop.remote())
             outcome.wait()
             raise
-        result = outcome.get().return_value
-    if "error" in result:
-        raise InputError(result["error"])
-    return Fitted(Path(result["weights"]), result["history"])
+        result = outcome.get()
+    returned = result.return_value
+    if "error" in returned:
+        raise InputError(returned["error"])
+    return Fitted(Path(returned["weights"]), returned["history"], result)
 
 
 def clear(job: FitJob) -> None:
     """Delete the checkpoints and weights of a job, so that the next run of the same job starts at step 0."""
-    job.entry().remove()
+    entry, storage = job.entry(), job.storage()
+    if storage.folder != entry.path:  # which `remove` renames first, so that a kill leaves no part of it
+        try:
+            storage.remove()
+        except InputError as error:  # the training is done, and its result must not be lost
+            complain(f"  warning: checkpoints that are not needed any more were not deleted: {error}")
+    entry.remove()
+
+
+def _forget_unusable_snapshot(storage: Storage) -> None:
+    """Delete Ray's list of checkpoints if it is incomplete or names a missing one: Ray would refuse to start.
+
+    The run resumes from the newest intact checkpoint in any case; Ray only no longer deletes older ones.
+    """
+    snapshot = f"{storage.path}/{SNAPSHOT}"
+    with storage.reached():
+        if storage.filesystem.get_file_info(snapshot).type == FileType.NotFound:
+            return
+        try:
+            ray.train.Result.from_path(storage.path, storage.filesystem)
+        except Exception:  # Ray has no public class for it
+            storage.filesystem.delete_file(snapshot)
 
 
 def _scaling(recipe: RecipeConfig) -> tuple[Any, int]:

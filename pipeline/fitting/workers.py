@@ -20,9 +20,12 @@ from components.foundation.caching import code
 from components.foundation.caching.cache import Cache, Entry
 from components.foundation.errors import InputError
 from components.training import loop
-from components.training.checkpoints import CheckpointManager
-from components.training.loop import Data, Training, Worker
+from components.training.checkpoints import CheckpointManager, PendingCheckpoint
+from components.training.loop import Data, Progress, Training, Worker
 from components.training.optimizer import RecipeConfig
+from components.training.storage import Storage
+from pipeline.fitting.reports import Reports
+from pipeline.runtime import environment
 from pipeline.runtime.cluster import measure  # before Ray, because it sets the environment that Ray reads
 
 # isort: split
@@ -46,8 +49,13 @@ class FitJob:
     identity: Mapping[str, Any]  # everything that the result depends on; part of the cache key of the checkpoints
     notes: Mapping[str, Any]  # stored in checkpoints but not compared, such as the commit
 
+    def storage(self) -> Storage:
+        """Return the folder of the checkpoints: in CANVASMAR_STORAGE if it is set, else the cache entry."""
+        path = self.entry().path
+        return Storage.at(os.environ.get(environment.STORAGE) or str(path.parent), path.name)
+
     def entry(self) -> Entry:
-        """Return the cache entry of the checkpoints; its key depends on the settings, inputs and code of the job."""
+        """Return the cache entry of the job; its key depends on the settings, inputs and code of the job."""
         make_file = inspect.getfile(inspect.unwrap(self.make.func))
         code_hash = code.fingerprint(__file__, Path(__file__).with_name("trainer.py"), make_file)
         return Cache.here().entry("training", {"label": self.label, **self.identity}, code_hash)
@@ -156,9 +164,9 @@ def build_worker(board: Any) -> RayWorker:
 def train_worker(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Train `config["job"]` on this worker, from the newest checkpoint, and post progress to `config["board"]`.
 
-    Checkpoints and weights are written to `config["folder"]`. Return {"weights": path, "history": metrics of each
-    logged step}, {"stopped": step} after a request to stop, or {"error": message} after an InputError. With several
-    workers, raise the InputError instead, so that Ray ends the other workers.
+    Checkpoints are written to `config["storage"]`, weights to `config["folder"]`. Return {"weights": path, "history":
+    metrics of each logged step}, {"stopped": step} after a request to stop, or {"error": message} after an InputError.
+    With several workers, raise the InputError instead, so that Ray ends the other workers.
     """
     job: FitJob = config["job"]
     folder: Path = config["folder"]
@@ -167,24 +175,18 @@ def train_worker(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"error": message}  # Ray restarts all workers after a failure, but bad input would fail again
     worker = build_worker(board)
     try:
-        with (
-            measure().reporting(board.report_usage.remote),
-            CheckpointManager(folder, job.identity, job.notes, job.recipe.keep) as checkpoints,
-        ):
+        with measure().reporting(board.report_usage.remote):
+            checkpoints = CheckpointManager(config["storage"], job.identity, job.notes)
             training, data = job.make(worker)
             history = resume(training, checkpoints, worker)
-            posted = 0.0
+            reports, posted = Reports(worker.broadcast, board), 0.0
             for progress in loop.fit(training, data, worker.stopping):
                 if progress.metrics or time.monotonic() > posted + POST_EVERY:
                     posted = time.monotonic()
                     worker.post(progress.step, progress.metrics)
                 if progress.metrics:
                     history.append({"step": progress.step, **progress.metrics})
-                checkpoints.check(wait=False)
-                if progress.state is not None:
-                    state = {"training": progress.state(), "history": history}  # all workers must call state()
-                    if worker.rank == 0:
-                        checkpoints.write(progress.step, state, progress.metrics)
+                reports.send(progress, due_checkpoint(progress, history, checkpoints, worker))
             if training.step < job.recipe.steps:
                 return {"stopped": training.step}
             weights = training.weights()
@@ -198,13 +200,28 @@ def train_worker(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"error": str(error)}
 
 
+def due_checkpoint(
+    progress: Progress, history: list[dict[str, float]], checkpoints: CheckpointManager, worker: Worker
+) -> PendingCheckpoint | None:
+    """Return the checkpoint that is due at a step, or None; None on all ranks but 0. All workers call this together.
+
+    Wait for the last checkpoint first, so that no worker but rank 0 holds a copy of the state, and rank 0 one.
+    """
+    if progress.state is None:
+        return None
+    if worker.rank == 0:
+        checkpoints.wait()
+    state = {"training": progress.state(), "history": list(history)}
+    return checkpoints.prepare(progress.step, state, progress.metrics) if worker.rank == 0 else None
+
+
 def resume(training: Training, checkpoints: CheckpointManager, worker: RayWorker) -> list[dict[str, float]]:
     """Restore the newest checkpoint that rank 0 finds, on every worker; return its history, or an empty one."""
-    own_path, state = (checkpoints.newest(worker.warn) if worker.rank == 0 else None) or (None, None)
-    path = worker.broadcast(own_path)
-    if path is None:
+    own_name, state = (checkpoints.newest(worker.warn) if worker.rank == 0 else None) or (None, None)
+    name = worker.broadcast(own_name)
+    if name is None:
         return []
-    state = state or checkpoint.load(path, checkpoints.identity)
+    state = state or checkpoints.load(name)
     training.restore(state["training"])
     if worker.rank == 0:
         worker.warn(f"resuming from the checkpoint at step {training.step}, workers: {worker.world_size}")

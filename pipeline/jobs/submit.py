@@ -73,8 +73,8 @@ class Submission:
         if self.root is None:
             del project["PYTHONPATH"]
         job = {"MLFLOW_TRACKING_URI": self.store, "RAY_JOB_STOP_WAIT_TIME_S": STOP_SECONDS}
-        if experiment := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
-            job["MLFLOW_EXPERIMENT_NAME"] = experiment
+        chosen = ("MLFLOW_EXPERIMENT_NAME", environment.STORAGE)
+        job |= {name: value for name in chosen if (value := os.environ.get(name))}
         # without the override, Ray rejects the runtime environment that each stage sets when it joins the cluster
         return {**project, **job, "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1", "PYTHONUNBUFFERED": "1"}
 

@@ -26,8 +26,7 @@ VARIABLES = {
     "GIT_PYTHON_REFRESH": "quiet",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
+STORAGE = "CANVASMAR_STORAGE"  # path or URI of checkpoints; no setting, because it changes no result
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system: Ray's processes listen on loopback only
 

@@ -1,6 +1,5 @@
 """Two workers of a real process group, with the whole model each or with their parts of it, against one."""
 
-import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +45,7 @@ def follow(rank: int, world: int, state: dict[str, Any] | None, **changes: Any) 
         named = ("loss", "flow", "gradient_norm", "validation_loss", "validation_raw_loss")
         losses.append({name: value for name, value in progress.metrics.items() if name in named})
         if progress.state is not None:
-            states[progress.step] = copy.deepcopy(progress.state())  # or the training would go on to change it
+            states[progress.step] = progress.state()
     return {"losses": losses, "half": states.get(HALF), "end": states[STEPS], "weights": training.weights()}
 
 
@@ -55,8 +54,7 @@ def work(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     found = {parallel: follow(rank, 2, None, parallel=parallel) for parallel in ("ddp", "fsdp")}
     found["moved"] = follow(rank, 2, torch.load(folder / "half.pt"), parallel="fsdp", activation_checkpointing=True)
-    if rank == 0:
-        torch.save(found, folder / "found.pt")
+    torch.save(found, folder / f"found-{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -67,7 +65,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     one = follow(0, 1, None)
     torch.save(one["half"], folder / "half.pt")
     multiprocessing.spawn(work, (folder,), nprocs=2)
-    return {"one": one, **torch.load(folder / "found.pt")}
+    found, other = (torch.load(folder / f"found-{rank}.pt") for rank in (0, 1))
+    return {"one": one, **found, "other rank": other}
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -88,10 +87,27 @@ def test_a_training_moves_from_one_worker_to_two_that_share_the_model_and_back(f
             assert two == pytest.approx(one, rel=2e-4)
 
 
-def test_a_state_that_is_not_spread_stays_what_it_is() -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_only_the_first_worker_holds_the_state(found: dict[str, Any], parallel: str) -> None:
+    assert tensors(found[parallel]["half"])
+    assert tensors(found["other rank"][parallel]["half"]) == []
+    assert tensors(found["other rank"][parallel]["weights"]) == []
+
+
+def test_a_state_that_is_not_spread_is_copied_as_it_is() -> None:
     state = {"a": torch.ones(2), "b": [1, torch.zeros(1)], "c": "d"}
-    assert equal(gather(state), state)
+    copied = gather(state)
+    assert equal(copied, state)
     assert equal(shard_like(state, {"a": torch.zeros(2)}), state)
+    state["a"].zero_()
+    assert not equal(copied, state)
+
+
+def tensors(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def layout(state: Any) -> Any:

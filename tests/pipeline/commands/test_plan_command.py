@@ -25,6 +25,7 @@ def test_a_plan_needs_the_parameters_alone_and_says_what_a_training_takes() -> N
     assert "16 per frame, 256 predicted per step, 1.54e+03 in total" in said
     assert "per worker for a micro-batch of 2 clips" in said
     assert "6, with a checkpoint of" in said
+    assert "holds a copy of that size in its memory" in said
     assert re.search(r"at 2 TFLOP/s per worker \d+\.\d s$", said)
 
 

@@ -153,7 +153,7 @@ def test_at_a_rate_of_almost_zero_phases_hand_the_given_weights_on_to_the_end(pr
     assert all(torch.allclose(value, given[name], rtol=0, atol=1e-20) for name, value in weights.items())
     history = (project / "out" / "history.csv").read_text(encoding="utf-8").splitlines()
     assert [int(line.split(",")[0]) for line in history[1:]] == [2, 3, 4, 6, 7, 8]
-    assert not list((project / ".state" / "cache" / "training").glob("*/checkpoint_*"))
+    assert not list((project / ".state" / "cache" / "training").glob("*/checkpoint_[0-9]*"))
 
 
 @pytest.mark.faults

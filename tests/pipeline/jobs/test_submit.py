@@ -60,12 +60,15 @@ def test_the_workers_asked_for_are_those_of_the_recipes_on_the_way():
     assert submit.workers_of(("train_vae@v",), params) == {"vae": 2}
 
 
-def test_a_job_logs_to_the_store_and_the_experiment_of_whoever_submits_it(monkeypatch):
+def test_a_job_logs_to_the_store_and_the_experiment_of_whoever_submits_it_and_keeps_checkpoints_where_they_say(
+    monkeypatch,
+):
     job = submit.Submission((), {}, None, None, "python", "http://runs.example.org", 1.0, 0.0)
     assert job.variables()["MLFLOW_TRACKING_URI"] == "http://runs.example.org"
-    assert "MLFLOW_EXPERIMENT_NAME" not in job.variables()
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "anna")
-    assert job.variables()["MLFLOW_EXPERIMENT_NAME"] == "anna"
+    for name, value in {"MLFLOW_EXPERIMENT_NAME": "anna", "CANVASMAR_STORAGE": "s3://bucket/anna"}.items():
+        assert name not in job.variables()
+        monkeypatch.setenv(name, value)
+        assert job.variables()[name] == value
 
 
 @pytest.fixture

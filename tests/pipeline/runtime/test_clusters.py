@@ -166,7 +166,7 @@ def test_a_killed_driver_ends_its_training_and_not_the_cluster(cluster, short, e
         edit(short, f"recipes.model.{key}", value)
     training, said = train_on(cluster, short)
     states = short / ".state" / "cache" / "training"
-    wait_for(lambda: list(states.glob("*/checkpoint_*")) or training.poll() is not None, "the first checkpoint")
+    wait_for(lambda: list(states.glob("*/checkpoint_[0-9]*")) or training.poll() is not None, "the first checkpoint")
     assert workers(cluster) == 1, said.read_text()
     training.kill()
     training.wait()
@@ -199,7 +199,7 @@ def test_jobs_on_shared_storage_outlive_a_node_and_do_not_disturb_each_other(clu
     wait_for(trainings, "the first training")  # DVC lets one job at a time check shared stages
     second = cluster.submit(short, f"train@{ROWS[1]}")
     wait_for(lambda: trainings() == 2, "the second training")
-    wait_for(lambda: list(states.glob("*/checkpoint_*")), "the first checkpoint")
+    wait_for(lambda: list(states.glob("*/checkpoint_[0-9]*")), "the first checkpoint")
     second.send_signal(signal.SIGINT)  # while its job still trains, or waits for a node
     left = finish(second, 130)
     name = next(line.split()[1].rstrip(";") for line in left.splitlines() if line.startswith("  job "))
@@ -233,7 +233,7 @@ def test_a_training_waits_for_nodes_that_are_gone_and_grows_with_those_that_come
     training, said = train_on(cluster, short)
 
     def steps() -> int:
-        found = (short / ".state" / "cache" / "training").glob("*/checkpoint_*")
+        found = (short / ".state" / "cache" / "training").glob("*/checkpoint_[0-9]*")
         return max((int(path.name.removeprefix("checkpoint_")) for path in found), default=0)
 
     try:

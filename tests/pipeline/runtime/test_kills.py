@@ -82,7 +82,7 @@ def find(project: Path, words: str) -> list[psutil.Process]:
 
 def newest(project: Path) -> int:
     """The step of the newest checkpoint."""
-    found = (project / ".state" / "cache" / "training").glob("*/checkpoint_*")
+    found = (project / ".state" / "cache" / "training").glob("*/checkpoint_[0-9]*")
     return max((int(path.name.removeprefix("checkpoint_")) for path in found), default=0)
 
 
