@@ -10,7 +10,7 @@ from pydantic import Field
 from components.datasets.clips import Clips
 from components.datasets.latents import Latents
 from components.datasets.selection import evaluation_clips
-from components.foundation import checkpoint, devices
+from components.foundation import checkpoint, devices, workspace
 from components.foundation.caching import code
 from components.foundation.caching.cache import Cache
 from components.foundation.config import Config, plain
@@ -24,15 +24,15 @@ from components.telemetry.tracking import Run
 from components.training.optimizer import RecipeConfig
 from pipeline.runtime import cluster, stage
 from pipeline.tuning import sampler_search, sampler_trials, training_search, training_trials, trials
-from pipeline.tuning.sampler_search import OPTUNA_METRICS, SamplingSearch
+from pipeline.tuning.sampler_search import SamplingSearch
 from pipeline.tuning.sampler_trials import Folders, Scoring
 from pipeline.tuning.search_results import Search, summary, write_best, write_tables
-from pipeline.tuning.suggest import Stopper, Suggester
 from pipeline.tuning.training_search import Candidate, TrainingSearch
 
 HEADLINES: Final = (  # for `dvc metrics`
     "fvd_best", "fvd_unseen_difference", "validation_flow_best", "validation_loss_best", "trials", "trials_failed",
 )  # fmt: skip
+RAY_RESULTS: Final = Path("data") / "ray_results"  # folders of searches with `keep: true`; no output of DVC
 
 
 class Params(Config):
@@ -83,9 +83,9 @@ def search_sampler(
     val = Clips.open(clips, "val")
     chosen, others = evaluation_clips([val.name(index) for index in range(len(val))], search.clips)
     scoring = Scoring.of(params.sampler, params.protocol, folders, val, chosen, log.handle)
-    metrics = [OPTUNA_METRICS[name] for name in search.objectives]
     inputs = {**identities, "params": plain(params), "clips": val.hash, "chosen": chosen}
-    rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs)
+    metrics = sampler_search.metrics(search)
+    rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs, out.name)
     table, best = write_tables(rows, search, out)
     log_winner(log, best, search)
     winner = sampler_search.changed(params.sampler, {path: best[path] for path in search.space})
@@ -118,9 +118,8 @@ def search_training(
     inputs: dict[str, Any] = {**identities, "params": plain(params)}
     inputs["latents"] = Latents.open(latents, "val", None).hash
     inputs["start"] = None if initial is None else initial.identity
-    rows = run_trials(
-        training_trials.trial, suggester, shared, search, search.objectives, inputs, search.stopper, search.steps
-    )
+    scheduler = training_search.build_scheduler(search)
+    rows = run_trials(training_trials.trial, suggester, shared, search, search.objectives, inputs, out.name, scheduler)
     for row in rows:
         if row["status"] == "finished" and row["step"] < search.steps:
             row["status"] = "stopped"
@@ -133,17 +132,18 @@ def search_training(
 
 def run_trials(
     trial: trials.Trial,
-    suggester: Suggester,
+    suggester: Any,
     shared: Any,
     search: Search,
     metrics: Sequence[str],
     inputs: Mapping[str, Any],
-    stopper: Stopper | None = None,
-    steps: int = 1,
+    row: str,
+    scheduler: Any = None,
 ) -> list[dict[str, Any]]:
     """Run all trials and return their rows; resume an interrupted search if its inputs and code are the same.
 
-    `metrics` are the values that the suggester minimises, `inputs` the cache key of the search.
+    `metrics` are the values that the suggester minimises, `inputs` the cache key of the search, and `row` the name of
+    Ray Tune's folder if the search keeps it.
     """
     entry = Cache.here().entry("search", inputs, code.fingerprint(inspect.getfile(trial), trials.__file__))
     with cluster.connect(Path.cwd()):
@@ -157,8 +157,9 @@ def run_trials(
             label="trials",
             total=search.trials,
             objectives=metrics,
-            stopper=stopper,
-            steps=steps,
+            scheduler=scheduler,
+            seed=search.seed,
+            keep=workspace.home(Path.cwd()) / RAY_RESULTS / row if search.keep else None,
         )
     entry.remove()
     return rows

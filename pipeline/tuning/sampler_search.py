@@ -9,7 +9,8 @@ from components.foundation import config as configs
 from components.foundation.settings.ranges import Several, Whole
 from components.sampling.frame import SamplerConfig
 from pipeline.tuning import search_space as spaces
-from pipeline.tuning.suggest import FixedList, NoStopper, SearchSettings, Suggester, build_suggester
+from pipeline.tuning.ray_tune.algorithms import build_suggester
+from pipeline.tuning.suggest import FixedList, NoStopper, SearchSettings
 
 Varied = Literal[
     "sets",
@@ -26,8 +27,8 @@ Varied = Literal[
     "late_temperature",
 ]
 Objective = Literal["fvd", "milliseconds_per_frame"]
-# metric passed to Optuna for each objective: measured times vary between runs, but a search must be reproducible
-OPTUNA_METRICS: Final = {"fvd": "fvd", "milliseconds_per_frame": "gigaflops_per_frame"}
+# metric that the algorithm minimises for each objective: a measured time would differ between runs of a search
+METRICS: Final = {"fvd": "fvd", "milliseconds_per_frame": "gigaflops_per_frame"}
 
 
 class SamplingSearch(SearchSettings):
@@ -40,16 +41,22 @@ class SamplingSearch(SearchSettings):
     unseen: Whole  # clips of other videos to score the winner again; no trial uses them
 
 
-def suggester(sampler: SamplerConfig, search: SamplingSearch) -> Suggester:
-    """Return the suggester of a search: first the settings of `sampler`, then those of the search algorithm.
+def suggester(sampler: SamplerConfig, search: SamplingSearch) -> Any:
+    """Return what `build_suggester` returns for a search: first the settings of `sampler`, then those of the algorithm.
 
-    Raise InputError if the space has an unknown setting or a value that a sampler does not accept.
+    Raise InputError if the space has an unknown setting or a value that a sampler does not accept, or if the algorithm
+    does not accept its options.
     """
     first = spaces.current_values(configs.plain(sampler), search.space, "the sampler")
-    found = build_suggester(first, search)
+    found = build_suggester(first, search, metrics(search))
     for setting in (*spaces.settings_to_check(search.space), *(found.settings if isinstance(found, FixedList) else ())):
         changed(sampler, setting)
     return found
+
+
+def metrics(search: SamplingSearch) -> list[str]:
+    """Return the metrics of a trial that the search algorithm minimises."""
+    return [METRICS[name] for name in search.objectives]
 
 
 def changed(sampler: SamplerConfig, setting: Mapping[str, Any]) -> SamplerConfig:

@@ -216,3 +216,33 @@ def settings_to_check(space: Mapping[str, Values]) -> list[Setting]:
     Every value of a list and both ends of a range occur in them.
     """
     return [{path: value} for path, values in space.items() for value in values.values_to_check()]
+
+
+def decode(values: Values, code: Any) -> JsonValue:
+    """Return the value of a search library's `code`: JSON text of a choice, index of a grid point, or a number."""
+    match values:
+        case Choices():
+            return json.loads(code)
+        case Grid():
+            return values.values()[code]
+        case _:
+            return code
+
+
+def encode(values: Values, value: JsonValue) -> Any:
+    """Return the code of a value for a search library: the inverse of `decode`."""
+    match values:
+        case Choices():
+            return json.dumps(value)
+        case Grid():
+            return values.values().index(value)
+        case _:
+            return value
+
+
+def contains(values: Values, value: JsonValue) -> bool:
+    """Return whether a value is one of these values."""
+    every = values.values()
+    if every is not None:
+        return value in every
+    return isinstance(value, float | int) and isinstance(values, Ranged) and values.ends[0] <= value <= values.ends[1]

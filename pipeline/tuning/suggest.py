@@ -10,16 +10,47 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, ConfigDict, Discriminator, JsonValue, Tag, model_validator
 
 from components.foundation.config import Config
 from components.foundation.errors import InputError
 from components.foundation.settings.ranges import Count, Seed, Several
-from pipeline.tuning.search_space import Choices, Grid, Integers, LogUniform, Ranged, Setting, Space, Uniform, Values
+from pipeline.tuning.search_space import (
+    Choices,
+    Grid,
+    Integers,
+    LogUniform,
+    Setting,
+    Space,
+    Uniform,
+    Values,
+    contains,
+    decode,
+    encode,
+)
 
-Algorithm = Literal["grid", "random", "optuna"]
 ATTEMPTS: Final = 50  # draws from Optuna per setting of a round, until a setting is new
 Results = Sequence[Sequence[float] | None]  # objectives of each finished trial, lower is better; None if it failed
+
+
+OWN_ALGORITHMS: Final = ("grid", "random", "optuna")
+
+
+class LibraryPart(Config):
+    """A class of Ray Tune, named as in Tune, with arguments of its constructor as further keys.
+
+    The kind and the arguments are checked when the class is built, because only Ray knows them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    kind: str
+
+    @property
+    def options(self) -> dict[str, JsonValue]:
+        """Arguments of the constructor."""
+        return dict(self.__pydantic_extra__)
 
 
 class NoStopper(Config):
@@ -36,18 +67,51 @@ class Asha(Config):
     factor: Several  # the best 1 / factor of the trials continue to `factor` times the steps
 
 
-Stopper = Annotated[NoStopper | Asha, Field(discriminator="kind")]
+def _algorithm(value: Any) -> Any:
+    if isinstance(value, Mapping | LibraryPart) or value in OWN_ALGORITHMS:
+        return _with_kind(value)
+    raise ValueError(f"use {', '.join(OWN_ALGORITHMS)}, or a table with the kind and the options of a Tune searcher")
+
+
+def _with_kind(value: Any) -> Any:
+    if isinstance(value, Mapping) and not isinstance(value.get("kind"), str):
+        raise ValueError("it lacks the key kind; add it")
+    return value
+
+
+def _stopper(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return kind if kind in ("none", "asha") else "library"
+
+
+Algorithm = Annotated[Literal["grid", "random", "optuna"] | LibraryPart, BeforeValidator(_algorithm)]
+Stopper = Annotated[
+    Annotated[NoStopper, Tag("none")] | Annotated[Asha, Tag("asha")] | Annotated[LibraryPart, Tag("library")],
+    Discriminator(_stopper),
+    BeforeValidator(_with_kind),
+]
 
 
 class SearchSettings(Config):
     """The settings that both kinds of search have."""
 
     space: Space  # values of each setting that the search varies; the first trial uses the current settings
-    algorithm: Algorithm  # how settings are chosen
+    algorithm: Algorithm  # how settings are chosen: by the code here, or by a searcher of Ray Tune
     trials: Count  # total number, including the first trial
     objectives: tuple[str, ...]  # the first ranks; all form the Pareto front
     concurrent: Count  # maximum number of trials that run at the same time
     seed: Seed  # of the algorithm; trials use the seeds of the protocol and the recipe
+    keep: bool  # keep Ray Tune's folder of the search in data/ray_results
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, content: Any) -> Any:
+        """Accept searches that were written before there was `keep`."""
+        if not isinstance(content, Mapping):
+            return content
+        objectives = content.get("objectives", ())  # after a validator of the whole model, a list is no tuple
+        lists = {"objectives": tuple(objectives)} if isinstance(objectives, list) else {}
+        return {"keep": False, **content, **lists}
 
 
 @runtime_checkable
@@ -68,24 +132,6 @@ class FixedList:
     def suggest(self, results: Results) -> list[Setting]:
         """Return all settings without a result."""
         return self.settings[len(results) :]
-
-
-def build_suggester(first: Setting, search: SearchSettings) -> Suggester:
-    """Return the algorithm that suggests `first` and then other settings of the space, at most `trials` in all.
-
-    A round of Optuna has `concurrent` trials. Raise InputError if the space is empty, or if the algorithm is grid and
-    the space has a range or too many points.
-    """
-    space, trials = search.space, search.trials
-    if not space and trials > 1:
-        raise InputError(
-            f"the search space is empty, so {trials} trials have nothing to vary; add settings, or set trials to 1"
-        )
-    if search.algorithm == "grid":
-        return FixedList([first, *(point for point in grid_points(space, trials) if point != first)])
-    if search.algorithm == "random":
-        return FixedList(random_settings(first, space, trials, search.seed))
-    return Optuna(first, space, len(search.objectives), trials=trials, round_size=search.concurrent, seed=search.seed)
 
 
 def grid_points(space: Mapping[str, Values], trials: int) -> list[Setting]:
@@ -171,7 +217,7 @@ class Optuna:
             if len(self._settings) >= end:
                 return
             trial = self._study.ask({path: _distribution(values) for path, values in self.space.items()})
-            setting = {path: _decode(self.space[path], trial.params[path]) for path in self.space}
+            setting = {path: decode(self.space[path], trial.params[path]) for path in self.space}
             if setting in self._settings:
                 self._study.tell(trial, state=_state("FAIL"))
             else:
@@ -184,10 +230,10 @@ class Optuna:
 
         if self._settings and results[0] is not None and not self._study.user_attrs:
             self._study.set_user_attr("first_reported", True)
-            if all(_contains(self.space[path], value) for path, value in self.first.items()):
+            if all(contains(self.space[path], value) for path, value in self.first.items()):
                 self._study.add_trial(
                     optuna.trial.create_trial(
-                        params={path: _encode(self.space[path], value) for path, value in self.first.items()},
+                        params={path: encode(self.space[path], value) for path, value in self.first.items()},
                         distributions={path: _distribution(values) for path, values in self.space.items()},
                         values=list(results[0]),
                     )
@@ -217,32 +263,3 @@ def _distribution(values: Values) -> Any:
             return distributions.FloatDistribution(*values.loguniform, log=True)
         case Integers():
             return distributions.IntDistribution(*values.integers)
-
-
-def _decode(values: Values, code: Any) -> JsonValue:
-    """Return the value of an Optuna parameter: the JSON text of a choice, the index of a grid point, or the number."""
-    match values:
-        case Choices():
-            return json.loads(code)
-        case Grid():
-            return values.values()[code]
-        case _:
-            return code
-
-
-def _encode(values: Values, value: JsonValue) -> Any:
-    """Return the Optuna parameter of a value: the inverse of `_decode`."""
-    match values:
-        case Choices():
-            return json.dumps(value)
-        case Grid():
-            return values.values().index(value)
-        case _:
-            return value
-
-
-def _contains(values: Values, value: JsonValue) -> bool:
-    every = values.values()
-    if every is not None:
-        return value in every
-    return isinstance(value, float | int) and isinstance(values, Ranged) and values.ends[0] <= value <= values.ends[1]

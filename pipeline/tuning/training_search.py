@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
+import torch
 from pydantic import Field
 
 from components.foundation import config as configs
@@ -14,7 +15,8 @@ from components.models.kinds import ModelConfig
 from components.training.optimizer import RecipeConfig
 from components.training.plan import loss_names
 from pipeline.tuning import search_space as spaces
-from pipeline.tuning.suggest import SearchSettings, Stopper, Suggester, build_suggester
+from pipeline.tuning.ray_tune.algorithms import build_suggester
+from pipeline.tuning.suggest import LibraryPart, SearchSettings, Stopper
 
 Objective = Literal["validation_loss", "validation_flow", "validation_canvas", "validation_static"]
 WEIGHTS: Final = ("canvas_weight", "static_weight")  # settings that weight the terms of validation_loss
@@ -25,7 +27,7 @@ class TrainingSearch(SearchSettings):
 
     kind: Literal["training"]
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]  # the first ranks; all form the Pareto front
-    stopper: Stopper  # ends bad trials early, or none
+    stopper: Stopper  # a scheduler of Ray Tune, such as one that ends bad trials early, or none
     steps: Count  # of a trial; the learning-rate schedule is scaled to this length
     report_every: Count  # steps between validations, after which the stopper may end a trial
 
@@ -54,11 +56,12 @@ class Candidate(Config):
                 raise InputError(f"training does not report {name}; choose objectives from {', '.join(reported)}")
 
 
-def suggester(current: Candidate, search: TrainingSearch) -> Suggester:
-    """Return the suggester of a search: first the current settings, then those of the search algorithm.
+def suggester(current: Candidate, search: TrainingSearch) -> Any:
+    """Return what `build_suggester` returns for a search: first the current settings, then those of the algorithm.
 
-    Raise InputError if a path of the space is neither in model nor in recipe. Raise it too if the space varies a loss
-    weight that is part of the objective, because the values of trials would not be comparable.
+    Raise InputError if a path of the space is neither in model nor in recipe, or if the algorithm or the stopper does
+    not accept its options. Raise it too if the space varies a loss weight that is part of the objective, because the
+    values of trials would not be comparable.
     """
     for path in search.space:
         if "validation_loss" in search.objectives and path.endswith(WEIGHTS):
@@ -67,4 +70,36 @@ def suggester(current: Candidate, search: TrainingSearch) -> Suggester:
                 "comparable between trials; use validation_flow as the objective"
             )
     first = spaces.current_values(configs.plain(current), search.space, "model and recipe")
-    return build_suggester(first, search)
+    found = build_suggester(first, search, search.objectives)
+    if isinstance(search.stopper, LibraryPart) or isinstance(search.algorithm, LibraryPart):
+        from pipeline.tuning.ray_tune import schedulers  # imports Ray, which the checks of other stages do not need
+
+        scheduler = build_scheduler(search)
+        schedulers.check(scheduler, found, first, search)
+        if schedulers.is_population(scheduler):
+            _check_shapes(current, search)
+    return found
+
+
+def build_scheduler(search: TrainingSearch) -> Any:
+    """Return Ray Tune's scheduler of a search. Raise InputError if the stopper does not accept its options."""
+    from pipeline.tuning.ray_tune import schedulers  # imports Ray, which the checks of other stages do not need
+
+    return schedulers.build_scheduler(search.stopper, search.objectives[0], search.steps, search.space)
+
+
+def _check_shapes(current: Candidate, search: TrainingSearch) -> None:
+    """Raise InputError if a value changes the shapes of weights, which a copied trial could then not load."""
+    own = _shapes(current)
+    for setting in spaces.settings_to_check(search.space):
+        if _shapes(current.changed(setting)) != own:
+            (path,) = setting
+            raise InputError(
+                f"search.space varies {path}, which changes the weights of the model, but the stopper copies weights "
+                "between trials; remove it from the space, or use another stopper"
+            )
+
+
+def _shapes(candidate: Candidate) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: weight.shape for name, weight in candidate.model.build().state_dict().items()}

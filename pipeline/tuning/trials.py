@@ -3,33 +3,67 @@
 import json
 import math
 import pickle
+import random
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 
+from components.foundation import checkpoint
 from components.telemetry import usage
 from components.telemetry.progress import complain, meter
 from pipeline.runtime import cluster  # before Ray, which reads its environment variables only when it is imported
-from pipeline.tuning.suggest import Asha, FixedList, NoStopper, Suggester
+from pipeline.tuning.ray_tune import schedulers
+from pipeline.tuning.ray_tune.searchers import RoundSearcher
+from pipeline.tuning.suggest import FixedList, Suggester
 
 # isort: split
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-Trial = Callable[[int, Mapping[str, Any], Any], Mapping[str, float] | Iterable[Mapping[str, float]]]
-POLL_SECONDS = 0.5
+POLL_SECONDS: Final = 0.5
+RETRIES: Final = 3  # attempts after the first of a trial whose process or node was lost
+CHECKPOINTS: Final = 2  # of each trial; the newest may be unfinished when the search is killed
+POPULATION_CHECKPOINTS: Final = 4  # of a trial that others copy, which may start after the trial has reported again
+STATE: Final = "state"  # folder of a trial's state in a checkpoint
+PICKLES: Final = ("search_gen_state-*.json", "searcher-state-*.pkl", "basic-variant-state-*.json")  # of Tune
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Metrics of a trial at one of its steps, and a function that returns the state from which it can continue."""
+
+    metrics: Mapping[str, float]
+    state: Callable[[], Mapping[str, Any]] | None
+
+
+Trial = Callable[[int, Mapping[str, Any], Any], Mapping[str, float] | Iterable[Report]]
+
+
+def saved_state() -> dict[str, Any] | None:
+    """Return the state from which the trial of this process continues, on the CPU; None if the trial begins.
+
+    Raise InputError if the checkpoint is damaged.
+    """
+    saved = tune.get_checkpoint()
+    if saved is None:
+        return None
+    with saved.as_directory() as folder:
+        return checkpoint.load(Path(folder) / STATE, {})
 
 
 def search(
     trial: Trial,
-    settings: Sequence[Mapping[str, Any]] | Suggester,
+    settings: Sequence[Mapping[str, Any]] | Suggester | Searcher,
     shared: Any,
     *,
     storage: Path,
@@ -38,37 +72,53 @@ def search(
     label: str,
     total: int | None = None,
     objectives: Sequence[str] = (),
-    stopper: NoStopper | Asha | None = None,
-    steps: int = 1,
+    scheduler: TrialScheduler | None = None,
+    seed: int = 0,
+    keep: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Run trial(number, setting, shared) for each setting; return one row per trial: number, setting, metrics, status.
 
-    `settings` is a list, or a suggester that gets the `objectives` of earlier trials and suggests at most `total`
-    settings. A trial may yield metrics several times, each with its `step`; the last ones count, and the stopper may
-    end the trial before `steps`. A failed trial gives a row with its error and does not stop the others.
+    `settings` is a list, or a suggester or searcher that gets the `objectives` of earlier trials and suggests at most
+    `total` settings. A trial may report several times, each with its `step`; the last metrics count, and the scheduler
+    may stop the trial, or pause it and continue it from a reported state. `seed` is that of a scheduler that draws.
 
-    A process runs several trials, so that a trial can cache values for the next. An interrupted search resumes from
-    its state in the folder `name` of `storage`, which is deleted at the end.
+    A failed trial gives a row with its error and does not stop the others. A trial whose process or node was lost is
+    tried again, RETRIES times, from its last reported state. A process runs several trials, so that a trial can cache
+    values for the next. An interrupted search resumes from its state in the folder `name` of `storage`, which is moved
+    to `keep` at the end, or deleted.
     """
-    suggester = settings if isinstance(settings, Suggester) else FixedList(settings)
-    num_trials = total if total is not None else len(settings)  # type: ignore[arg-type]
-    path, collector = storage.resolve() / name, UsageCollector.remote()  # type: ignore[attr-defined]
+    if isinstance(settings, Sequence):
+        settings, total = FixedList(settings), len(settings)
+    assert total is not None
+    random.seed(seed)  # the generators that Ray Tune's schedulers draw from
+    np.random.seed(seed)
+    num_to_keep = POPULATION_CHECKPOINTS if schedulers.is_population(scheduler) else CHECKPOINTS
+    path, collector = storage.resolve() / name, Collector.remote()  # type: ignore[attr-defined]
     trainable = _trainable(trial, shared, collector, concurrent)
     tuner = _restore(path, trainable, label) or tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            num_samples=num_trials,
-            max_concurrent_trials=concurrent,
             reuse_actors=True,
-            search_alg=RoundSearcher(suggester, tuple(objectives)),
-            scheduler=_scheduler(stopper, objectives, steps),
+            scheduler=scheduler,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
+            **_source(settings, total, objectives, scheduler, concurrent),
         ),
-        run_config=tune.RunConfig(name=name, storage_path=str(path.parent), verbose=0),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(path.parent),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=num_to_keep),
+        ),
+        **_population(settings, scheduler),
     )
-    rows = _rows(_fit(tuner, collector, num_trials, label))
+    rows = _rows(_fit(tuner, collector, total, label))
     usage.TOTAL.uses.update(ray.get(collector.read.remote()))
+    if keep is not None:
+        shutil.rmtree(keep, ignore_errors=True)
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, keep)
     shutil.rmtree(path, ignore_errors=True)
     return rows
 
@@ -82,7 +132,7 @@ def _restore(path: Path, trainable: Any, label: str) -> tune.Tuner | None:
         try:
             for file in path.glob("experiment_state-*.json"):
                 json.loads(file.read_text(encoding="utf-8"))
-            for file in (*path.glob("search_gen_state-*.json"), *path.glob("searcher-state-*.pkl")):
+            for file in (found for name in PICKLES for found in path.glob(name)):
                 pickle.loads(file.read_bytes())
             tuner = tune.Tuner.restore(str(path), trainable=trainable)
         except Exception as error:  # a damaged pickle can raise nearly anything
@@ -96,6 +146,42 @@ def _restore(path: Path, trainable: Any, label: str) -> tune.Tuner | None:
     return None
 
 
+def _source(
+    settings: Suggester | Searcher,
+    total: int,
+    objectives: Sequence[str],
+    scheduler: TrialScheduler | None,
+    concurrent: int,
+) -> dict[str, Any]:
+    """Return the arguments of TuneConfig that say where settings come from and how many trials run at the same time.
+
+    A scheduler that pauses trials needs more trials than those that run; only their resources limit these.
+    """
+    paused = scheduler is not None and schedulers.pauses(scheduler)
+    if schedulers.is_population(scheduler):
+        return {"num_samples": 1}
+    searcher = settings if isinstance(settings, Searcher) else RoundSearcher(settings, tuple(objectives))
+    return {
+        "num_samples": total,
+        "search_alg": searcher,
+        "max_concurrent_trials": None if paused else concurrent,
+    }
+
+
+def _population(settings: Suggester | Searcher, scheduler: TrialScheduler | None) -> dict[str, Any]:
+    """Return the arguments of Tuner if the scheduler takes no searcher: all settings, as a grid over their numbers."""
+    if not schedulers.is_population(scheduler):
+        return {}
+    assert isinstance(settings, FixedList)
+    points = settings.settings
+
+    def value(path: str) -> Any:
+        return tune.sample_from(lambda config: points[config["trial"]][path])
+
+    numbers = tune.grid_search(list(range(len(points))))
+    return {"param_space": {"trial": numbers, **{path: value(path) for path in points[0]}}}
+
+
 def _trainable(trial: Trial, shared: Any, collector: Any, concurrent: int) -> Any:
     """Return the trial as a Tune function with its share of the cluster's CPUs and GPUs."""
     threads = cluster.cpus_per_task(concurrent)
@@ -106,90 +192,80 @@ def _trainable(trial: Trial, shared: Any, collector: Any, concurrent: int) -> An
 
     def trainable(config: dict[str, Any], shared: Any) -> None:
         torch.set_num_threads(threads)
-        measure = cluster.measure()
+        measure, number = cluster.measure(), _number(tune.get_context().get_trial_name())
+        if error := ray.get(collector.error.remote(number)):
+            raise error  # Tune repeats every failed trial; an error of Python would come again
         try:
-            result = trial(config["trial"], config["setting"], shared)
-            for metrics in [result] if isinstance(result, Mapping) else result:
-                tune.report(dict(metrics))
+            setting = {path: value for path, value in config.items() if path != "trial"}
+            result = trial(number, setting, shared)
+            for report in [Report(result, None)] if isinstance(result, Mapping) else result:
+                _report(report)
+        except Exception as error:
+            ray.get(collector.fail.remote(number, _sendable(error)))
+            raise
         finally:
-            collector.add.remote(measure.key, measure.use())
+            collector.add.remote(number, measure.key, measure.use())
 
     return tune.with_resources(tune.with_parameters(trainable, shared=shared), resources)
 
 
-def _scheduler(stopper: NoStopper | Asha | None, objectives: Sequence[str], steps: int) -> Any:
-    if not isinstance(stopper, Asha):
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr="step",
-        metric=objectives[0],
-        mode="min",
-        max_t=steps,
-        grace_period=min(stopper.grace, steps),
-        reduction_factor=stopper.factor,
-    )
+def _sendable(error: Exception) -> Exception:
+    """Return the error, or one with its text if it cannot be pickled."""
+    try:
+        return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
+    except Exception:  # an error of a library may fail in its own way
+        return RuntimeError(_last_line(error))
+
+
+def _report(report: Report) -> None:
+    """Report metrics to Tune, with a checkpoint if the trial has a state."""
+    if report.state is None:
+        tune.report(dict(report.metrics))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder) / STATE, report.state(), {})
+        tune.report(dict(report.metrics), checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def _name(trial: Any) -> str:
     return f"trial-{trial.config['trial']}"
 
 
-class RoundSearcher(Searcher):
-    """Adapter from a suggester to Tune's Searcher: a round starts when all trials of the previous round have ended.
-
-    The suggestions therefore do not depend on the order in which the trials of a round end.
-    """
-
-    def __init__(self, suggester: Suggester, objectives: tuple[str, ...]) -> None:
-        super().__init__()
-        self.suggester, self.objectives = suggester, objectives
-        self.settings: list[dict[str, Any]] = []
-        self.indices: dict[str, int] = {}  # Tune's trial id -> index of the setting
-        self.results: dict[int, list[float] | None] = {}
-
-    def suggest(self, trial_id: str) -> Any:
-        """Return the setting of a new trial; None while trials of the current round run."""
-        index = len(self.indices)
-        if index == len(self.settings):
-            if len(self.results) < index:
-                return None
-            suggested = self.suggester.suggest([self.results[earlier] for earlier in range(index)])
-            if not suggested:
-                return Searcher.FINISHED
-            self.settings += suggested
-        self.indices[trial_id] = index
-        return {"trial": index, "setting": self.settings[index]}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Store the objectives of a trial; a trial with an objective that is not finite counts as failed."""
-        values = None if error or not result else [float(result.get(name, math.nan)) for name in self.objectives]
-        finite = values is not None and all(map(math.isfinite, values))
-        self.results[self.indices[trial_id]] = values if finite else None
-
-    def save(self, checkpoint_path: str) -> None:
-        """Write the searcher's state to a file."""
-        content = {name: self.__dict__[name] for name in ("suggester", "objectives", "settings", "indices", "results")}
-        Path(checkpoint_path).write_bytes(pickle.dumps(content))
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore the searcher's state from a file."""
-        self.__dict__ |= pickle.loads(Path(checkpoint_path).read_bytes())
+def _number(name: str | None) -> int:
+    """Return the number of the trial of this name: its config has another if it was copied from another trial."""
+    assert name is not None
+    return int(name.rpartition("-")[2])
 
 
 @ray.remote(num_cpus=0)
-class UsageCollector:
-    """Actor that collects the resource usage of the trials that have ended since the driver started."""
+class Collector:
+    """Actor that collects resource usage and errors of the trials that have ended since the driver started."""
 
     def __init__(self) -> None:
         self.uses: dict[str, usage.Usage] = {}
+        self.ended: set[int] = set()
+        self.errors: dict[int, Exception] = {}
 
-    def add(self, key: str, use: usage.Usage) -> None:
-        """Store the usage of one trial."""
+    def add(self, number: int, key: str, use: usage.Usage) -> None:
+        """Store the usage of a part of a trial."""
         self.uses[key] = use
+        self.ended.add(number)
+
+    def fail(self, number: int, error: Exception) -> None:
+        """Store the error of Python that ended a trial."""
+        self.errors[number] = error
+
+    def error(self, number: int) -> Exception | None:
+        """Return the error of Python that ended a trial, if any."""
+        return self.errors.get(number)
 
     def read(self) -> dict[str, usage.Usage]:
         """Return the usage of all ended trials."""
         return self.uses
+
+    def count(self) -> int:
+        """Return the number of trials that have ended or paused."""
+        return len(self.ended)
 
 
 def _fit(tuner: tune.Tuner, collector: Any, total: int, label: str) -> tune.ResultGrid:
@@ -208,7 +284,7 @@ def _fit(tuner: tune.Tuner, collector: Any, total: int, label: str) -> tune.Resu
     threading.Thread(target=fit, daemon=True).start()
     with meter(label, total, "trials") as progress:
         while not wait([done], POLL_SECONDS).done:
-            progress.update(len(ray.get(collector.read.remote())))
+            progress.update(ray.get(collector.count.remote()))
         progress.update(len(done.result()))
     return done.result()
 
@@ -219,11 +295,12 @@ def _rows(results: tune.ResultGrid) -> list[dict[str, Any]]:
         result = results[position]
         # Tune keeps the config of a trial that failed before its first result only in the trial's folder
         config = result.config or json.loads((Path(result.path) / "params.json").read_text(encoding="utf-8"))
-        index = config["trial"]
+        index = _number(Path(result.path).name)
+        setting = {path: value for path, value in config.items() if path != "trial"}
         metrics = {} if result.error else dict(result.metrics or {})
         status = "failed" if result.error else "finished"
         error = _reason(result.error) if result.error else None
-        rows[index] = {"trial": index, **config["setting"], **metrics, "status": status, "error": error}
+        rows[index] = {"trial": index, **setting, **metrics, "status": status, "error": error}
         if result.error:
             complain(f"  trial {index} failed: {error}")
     return [rows[index] for index in sorted(rows)]
@@ -231,4 +308,8 @@ def _rows(results: tune.ResultGrid) -> list[dict[str, Any]]:
 
 def _reason(error: Exception) -> str:
     """Return why a trial failed, in one line."""
-    return cluster.death_message(error) or str(error).strip().splitlines()[-1]
+    return cluster.death_message(error) or _last_line(error)
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

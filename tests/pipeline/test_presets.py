@@ -22,8 +22,10 @@ from components.training import plan
 from components.training.optimizer import RecipeConfig
 from pipeline import ablate, preprocess, train, train_vae
 from pipeline.runtime.stage import Experiment, resolve
+from pipeline.tuning import training_search
 from pipeline.tuning.ablation import points
 from pipeline.tuning.sampler_search import SamplingSearch, changed, suggester
+from pipeline.tuning.training_search import Candidate, TrainingSearch
 
 ROOT = Path(__file__).parents[2]
 PRESETS = ("bair", "ucf101", "kinetics600")
@@ -96,7 +98,9 @@ class Row:
         self.model: Any = resolve(train.Params, tables(name), "experiments", row).model
         self.recipe: RecipeConfig = entry(RecipeConfig, name, "recipes", chosen.recipe)
         self.sampler: SamplerConfig = entry(SamplerConfig, name, "samplers", chosen.sampler)
-        self.search: SamplingSearch = entry(SamplingSearch, name, "searches", chosen.search)
+        kind = tables(name)["searches"][chosen.search]["kind"]
+        schema = {"sampling": SamplingSearch, "training": TrainingSearch}[kind]
+        self.search: Any = entry(schema, name, "searches", chosen.search)
         self.protocol: ProtocolConfig = entry(ProtocolConfig, name, "protocols", chosen.protocol)
         self.names = chosen
 
@@ -172,8 +176,13 @@ def test_models_build_and_recipes_samplers_and_searches_can_be_followed(name: st
     with torch.device("meta"):
         model = chosen.model.build()
     assert 1 <= chosen.sampler.sets <= model.tokens
-    tried = suggester(chosen.sampler, chosen.search).suggest([])
-    assert changed(chosen.sampler, tried[0]) == chosen.sampler
+    if isinstance(chosen.search, SamplingSearch):
+        tried = suggester(chosen.sampler, chosen.search).suggest([])
+        assert changed(chosen.sampler, tried[0]) == chosen.sampler
+    else:
+        current = Candidate(model=chosen.model, recipe=chosen.recipe)
+        tried = training_search.suggester(current, chosen.search).suggest([])
+        assert current.changed(tried[0]) == current
     assert len(tried) == chosen.search.trials
     for recipe in (chosen.recipe, chosen.vae_recipe):
         recipe.check()

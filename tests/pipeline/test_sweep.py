@@ -1,9 +1,10 @@
 """The search itself with a model that has learned nothing: what it tries, what it writes, and what its winner is."""
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from components.datasets import clips as clip_files
 from components.datasets import latents as latent_files
@@ -21,13 +23,17 @@ from components.foundation.errors import InputError
 from components.foundation.files import write_text
 from components.metrics.distances import features
 from components.metrics.distances.i3d import I3D
-from components.models.latent_training import RANDOM_WEIGHTS
+from components.models import latent_training
+from components.models.latent_training import RANDOM_WEIGHTS, TrainingSource
 from components.reporting.results import read_sweep
 from components.sampling.frame import SamplerConfig
 from components.telemetry import tracking
+from components.training.loop import Worker
 from pipeline import ablate, sweep
 from pipeline.runtime import cluster, stage
-from pipeline.tuning import search_results
+from pipeline.tuning import search_results, training_trials
+from pipeline.tuning.training_search import Candidate
+from pipeline.tuning.trials import Report
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.parts import tables, write_models
 
@@ -223,6 +229,61 @@ def test_a_training_search_from_other_weights_does_not_resume(
     assert [path for path, _ in keys] == [None, *(base / "weights.safetensors" for base in bases)]
     assert keys[0][1] is None
     assert len({key for _, key in keys}) == 3
+
+
+def test_a_trial_goes_on_from_its_state_with_equal_losses_and_with_its_own_rate(
+    parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tables()
+    content["searches"]["guidance"] = TRAINING
+    params = stage.resolve(sweep.Params, content, "experiments", "kuka-canvasmar")
+    source = TrainingSource(parts / "latents", None)
+    current = Candidate(model=params.model, recipe=params.recipe)
+    shared = training_trials.TrialInputs(current, params.search, source, None, SimpleNamespace(child=no_run))
+
+    measured = SimpleNamespace(use=lambda: SimpleNamespace(metrics=dict))
+    monkeypatch.setattr(cluster, "measure", lambda: measured)
+
+    def losses(setting: dict[str, Any], state: Any) -> list[Report]:
+        monkeypatch.setattr(training_trials, "saved_state", lambda: state)
+        reports = []
+        for report in training_trials.trial(0, setting, shared):
+            saved = copy.deepcopy(report.state()) if report.state else None
+            reports.append(Report(report.metrics, lambda saved=saved: saved))
+        return reports
+
+    setting = {"recipe.learning_rate": 1e-2}
+    whole = losses(setting, None)
+    assert [report.metrics["step"] for report in whole] == [2, 4]
+    (rest,) = losses(setting, whole[0].state())
+    assert rest.metrics == whole[1].metrics
+    (copied,) = losses({"recipe.learning_rate": 1e-4}, whole[0].state())
+    assert copied.metrics != whole[1].metrics
+    assert copied.state()["schedule"]["base_lrs"] == [1e-4] * len(copied.state()["schedule"]["base_lrs"])
+
+
+def test_trials_with_other_noise_are_validated_with_equal_noise(parts: Path) -> None:
+    content = tables()
+    params = stage.resolve(sweep.Params, content, "experiments", "kuka-canvasmar")
+    source, worker = TrainingSource(parts / "latents", None), Worker(0, 1, torch.device("cpu"), nn.Identity())
+    losses = []
+    for equal in (True, False):
+        for noise in ((0.0, 0.0), (0.5, 0.9)):
+            canvas = params.model.canvas.model_copy(update={"frame_noise": noise, "canvas_noise": noise})
+            model = params.model.model_copy(update={"canvas": canvas})
+            (phase,) = params.recipe.resolved_phases()
+            training, data = latent_training.make(model, phase, source, None, None, worker)
+            if equal:
+                training_trials.validate_with_noise_of(training, params.model)
+            losses.append(training.validate(data))
+            assert training.model.canvas.config.frame_noise == noise
+    assert losses[0] == losses[1]
+    assert losses[2] != losses[3]
+
+
+@contextmanager
+def no_run(*_: Any) -> Iterator[Any]:
+    yield SimpleNamespace(metrics=lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import pytest
 
 from components.foundation.config import Config, parse
 from components.foundation.errors import InputError
+from pipeline.tuning.ray_tune.algorithms import build_suggester
 from pipeline.tuning.search_space import Space, changed, current_values
-from pipeline.tuning.suggest import Optuna, Results, SearchSettings, Suggester, build_suggester
+from pipeline.tuning.suggest import Optuna, Results, SearchSettings, Suggester
 
 
 class Spaced(Config):
@@ -84,7 +85,8 @@ def test_a_round_is_as_long_as_trials_go_on_together() -> None:
 
 def test_several_objectives_are_told_together() -> None:
     content = {"space": {"n": {"integers": [1, 30]}}, "algorithm": "optuna", "trials": 8, "objectives": ("a", "b")}
-    found = build_suggester({"n": 1}, parse(SearchSettings, content | {"concurrent": 1, "seed": 0}, where="here"))
+    search = parse(SearchSettings, content | {"concurrent": 1, "seed": 0}, where="here")
+    found = build_suggester({"n": 1}, search, ["a", "b"])
     results: list[list[float] | None] = []
     while suggested := found.suggest(results):
         results += [[float(one["n"]), -float(one["n"])] for one in suggested]

@@ -1,6 +1,7 @@
 """Searches through Ray Tune with trials that take no time: what fails, what is repeated, what goes on after a kill."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,12 +15,15 @@ from tests.pipeline.conftest import ROOT, environment
 pytestmark = pytest.mark.faults
 
 SCRIPT = '''
-import functools, os, sys, time
+import functools, os, signal, sys, time
 from pathlib import Path
 from pipeline.tuning import trials
+from pipeline.tuning.ray_tune.schedulers import build_scheduler
 import ray
-from pipeline.tuning.suggest import Asha, Optuna
-from pipeline.tuning.search_space import Uniform, Integers
+import torch
+from pipeline.tuning.ray_tune.searchers import build_searcher
+from pipeline.tuning.suggest import Asha, FixedList, LibraryPart, Optuna
+from pipeline.tuning.search_space import Choices, Uniform, Integers
 
 
 def trial(number, setting, shared):
@@ -41,11 +45,30 @@ def loaded(folder):
 
 def steps(number, setting, shared):
     for step in range(1, 9):
-        yield {"step": step, "loss": setting["x"] + 1 / step}
+        yield trials.Report({"step": step, "loss": setting["x"] + 1 / step}, None)
+
+def training(number, setting, shared):
+    """A loss that depends on all steps before; it can die once, and goes on from its state."""
+    folder, pause, dies = shared
+    state = trials.saved_state() or {"step": 0, "weight": torch.zeros(())}
+    with (folder / "begun").open("a") as file:
+        file.write(f"{number} {state['step']}\\n")
+    weight = state["weight"]
+    for step in range(state["step"] + 1, 9):
+        time.sleep(pause)
+        weight = torch.sin(3 * weight + setting["x"] * step)
+        now = {"step": step, "weight": weight}
+        yield trials.Report({"step": step, "loss": setting["x"] + float(weight) / 100}, lambda: now)
+        if step >= 4 and number == 1 and dies != "no":
+            died = folder / "died"
+            if dies == "always" or not died.exists():
+                died.write_text("")
+                os.kill(os.getpid(), signal.SIGKILL)
 
 def show(rows):
     for row in rows:
-        print("ROW", row["trial"], row.get("square", row.get("loss")), row["status"], row.get("step", ""), flush=True)
+        loss = row.get("square", row.get("loss"))
+        print("ROW", row["trial"], loss, row["status"], row.get("step", ""), row.get("x"), flush=True)
 
 def main(kind, folder):
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
@@ -60,9 +83,36 @@ def main(kind, folder):
             suggester = Optuna({"x": 3.5}, space, 1, trials=7, round_size=2, seed=0)
             show(trials.search(trial, suggester, (folder, 0.0), total=7, objectives=["square"], **given))
     else:
-        stopper = Asha(kind="asha", grace=2, factor=2)
-        settings = [{"x": x} for x in (1, 2, 3, 4, 5, 6)]
-        show(trials.search(steps, settings, None, objectives=["loss"], stopper=stopper, steps=8, **given))
+        scheduled(kind, folder, given)
+
+def scheduled(kind, folder, given):
+    space = {"x": Uniform(uniform=(1.0, 6.0))}
+    settings = [{"x": float(x)} for x in (1, 2, 3, 4, 5, 6)]
+    if kind == "halving":
+        asha = build_scheduler(Asha(kind="asha", grace=2, factor=2), "loss", 8, space)
+        show(trials.search(steps, settings, None, objectives=["loss"], scheduler=asha, **given))
+        return
+    options = {
+        "pbt": {"perturbation_interval": 2, "quantile_fraction": 0.5, "resample_probability": 0.0},
+        "hyperband": {"reduction_factor": 2},
+        "median_stopping_rule": {"grace_period": 2, "min_samples_required": 1},
+    }
+    if kind == "library":
+        part = LibraryPart(kind="optuna")
+        searcher = build_searcher(part, {"x": 3.5}, {"x": Uniform(uniform=(-4.0, 4.0))}, ["square"], 0, 2)
+        kept = folder / "ray_results" / "row"
+        show(trials.search(trial, searcher, (folder, 0.0), total=6, objectives=["square"], keep=kept, **given))
+    elif kind in options:
+        scheduler = build_scheduler(LibraryPart(kind=kind, **options[kind]), "loss", 8, space)
+        if kind == "hyperband":  # of the first bracket, four trials, none is stopped
+            settings += [{"x": 7.0}, {"x": 8.0}]
+        show(trials.search(
+            training, settings, (folder, 0.05, "no"), objectives=["loss"], scheduler=scheduler,
+            keep=folder / "ray_results" / "row", **given,
+        ))
+    else:  # trials that are slow, or whose process dies
+        pause, dies = 0.7 if kind == "resumed" else 0.0, kind if kind in ("once", "always") else "no"
+        show(trials.search(training, settings[:3], (folder, pause, dies), objectives=["loss"], **given))
 '''
 RUN = "import sys, pathlib, searching; searching.main(sys.argv[1], pathlib.Path(sys.argv[2]))"
 
@@ -135,6 +185,86 @@ def test_halving_ends_the_worse_trials_early_and_the_best_comes_to_its_end(tmp_p
     assert reached[0] == 8
     assert min(reached) == 2
     assert all(row[2] == "finished" for row in found)
+
+
+def begun(folder: Path) -> list[tuple[int, int]]:
+    """Each start of a training, as the number of its trial and the step that it starts after."""
+    file = folder / "begun"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(int(number), int(step)) for number, step in map(str.split, lines)]
+
+
+def test_a_population_copies_better_trials_and_changes_their_settings(tmp_path: Path) -> None:
+    found = rows("pbt", tmp_path)
+    assert [row[0] for row in found] == list("012345")
+    assert [row[2:4] for row in found] == [["finished", "8"]] * 6
+    settings = [float(row[4]) for row in found]
+    assert settings != [1, 2, 3, 4, 5, 6]
+    assert all(1 <= setting <= 6 for setting in settings)
+    assert any(step for _, step in begun(tmp_path))  # a trial went on from another's state
+    assert (tmp_path / "ray_results" / "row" / "pbt_global.txt").read_text()
+
+
+@pytest.mark.parametrize("kind", ["hyperband", "median_stopping_rule"])
+def test_schedulers_of_the_library_end_bad_trials_and_the_best_comes_to_its_end(kind: str, tmp_path: Path) -> None:
+    found = rows(kind, tmp_path)
+    reached = {row[0]: int(row[3]) for row in found}
+    assert len(found) == (8 if kind == "hyperband" else 6)
+    assert {row[2] for row in found} == {"finished"}
+    assert max(reached.values()) == 8
+    assert min(reached.values()) < 8
+    assert reached["0"] == 8
+
+
+def test_a_searcher_of_the_library_searches_and_its_kept_folder_opens_with_ray(tmp_path: Path) -> None:
+    found = rows("library", tmp_path)
+    assert [row[0] for row in found] == list("012345")
+    assert found[0][-1] == "3.5"
+    kept = tmp_path / "ray_results" / "row"
+    assert kept.is_dir()
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "search.md").read_text(encoding="utf-8"), re.DOTALL)
+    code = code.replace("data/ray_results/push-canvasmar", str(kept)).replace('"fvd"', '"square"')
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert str(min(float(row[1]) for row in found))[:8] in finished.stdout
+
+
+def test_a_trial_whose_process_dies_goes_on_from_its_last_state(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = rows("whole", tmp_path / "whole")
+    assert sorted(begun(tmp_path / "whole")) == [(0, 0), (1, 0), (2, 0)]
+    found = rows("once", tmp_path)
+    assert found == whole
+    assert [step for number, step in begun(tmp_path) if number == 1] == [0, 4]
+
+
+def test_a_trial_whose_process_dies_again_and_again_is_a_failed_row(tmp_path: Path) -> None:
+    found = rows("always", tmp_path)
+    assert [row[2] for row in found] == ["finished", "failed", "finished"]
+    assert [step for number, step in begun(tmp_path) if number == 1] == [0, 4, 5, 6]
+    assert "a process of Ray died" in (tmp_path / "out").read_text()
+
+
+def test_a_killed_search_resumes_a_half_trained_trial_with_equal_losses(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = rows("whole", tmp_path / "whole")
+    first = start("resumed", tmp_path)
+    deadline = time.monotonic() + 300
+    while not begun(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(4)  # 5 of 8 steps; Tune writes its notes every other second
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    before = begun(tmp_path)
+    assert rows("resumed", tmp_path) == whole
+    again = begun(tmp_path)[len(before) :]
+    assert any(step > 1 for _, step in again)
 
 
 def ran(folder: Path) -> list[str]:

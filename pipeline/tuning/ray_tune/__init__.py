@@ -1,0 +1,1 @@
+"""Schedulers and searchers of Ray Tune, named in params.yaml."""
