@@ -84,7 +84,6 @@ def canvasmar(
 
 @app.command(
     epilog=_examples(
-        "canvasmar predict --row push-canvasmar",
         "canvasmar predict clip.mp4 --row push-canvasmar",
         "canvasmar predict clip.mp4 --row push-canvasmar --start 2.5",
         "canvasmar predict folder --row push-canvasmar --context 3 --frames 32 --futures 4 --seed 0 --seed 1",
