@@ -36,7 +36,7 @@ lint: $(READY) ## check style, formatting and types
 ui: $(READY) ## start the MLflow UI
 	canvasmar ui
 
-demo: $(READY) ## serve a local page that shows predictions of the trained rows
+demo: $(READY) ## serve a local page that shows predictions of the trained rows, or of the weights in pretrained/
 	canvasmar demo
 
 docs: $(READY) ## build the site in build/site; fails on a broken link

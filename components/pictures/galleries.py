@@ -24,7 +24,7 @@ _PAUSE: Final = 1000  # milliseconds, of the last frame
 _ENLARGED: Final = 3  # scale factor of an animation
 _LOSSLESS: Final[dict[str, Any]] = {"lossless": True, "method": 0, "quality": 75}
 _FRAME_GAP, _CONTEXT_GAP = 2, 10  # pixels between frames, and between context and prediction
-_DARK, _LIGHT, _DIM, _ACCENT = (21, 25, 31), (232, 236, 241), (120, 130, 143), (86, 180, 233)
+DARK, LIGHT, DIM, ACCENT = (21, 25, 31), (232, 236, 241), (120, 130, 143), (86, 180, 233)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,29 +131,36 @@ def centres(film: Filmstrip) -> tuple[tuple[float, ...], float]:
     return tuple(left + film.lanes[0].frames.shape[2] / 2 for left in left_edges), float(canvas.shape[1])
 
 
-def sheet(film: Filmstrip) -> bytes:
-    """Draw all lanes of a film into one labelled PNG, enlarged without smoothing."""
+def sheet(film: Filmstrip, scale: int | None = None) -> bytes:
+    """Draw all lanes of a film into one labelled PNG, enlarged by `scale` without smoothing; None: to about 96 pixels.
+
+    A line marks where the prediction begins.
+    """
     ribbon, left_edges = _ribbon(film.lanes[0], film.context)
     height, width = ribbon.shape[:2]
-    times = max(1, round(96 / height))
+    times = scale or max(1, round(96 / height))
     left, top = 150, 64
     step = height * times + 8
-    page = Image.new("RGB", (left + width * times + 16, top + step * len(film.lanes) + 8), _DARK)
+    page = Image.new("RGB", (left + width * times + 16, top + step * len(film.lanes) + 8), DARK)
     pen = ImageDraw.Draw(page)
-    pen.text((16, 12), film.name, _LIGHT, _font(17))
+    pen.text((16, 12), film.name, LIGHT, font(17))
     for column, (x, frame) in enumerate(zip(left_edges, film.indices, strict=True)):
         middle = left + (x + film.lanes[0].frames.shape[2] / 2) * times
-        pen.text((middle, top - 8), str(frame), _DIM if column < film.context else _ACCENT, _font(13), anchor="ms")
+        pen.text((middle, top - 8), str(frame), DIM if column < film.context else ACCENT, font(13), anchor="ms")
+    if 0 < film.context < len(film.indices):
+        x = left + (left_edges[film.context] - _CONTEXT_GAP / 2) * times
+        pen.line((x, top - 22, x, page.height - 8), ACCENT, 2)
+        pen.text((x + 6, top - 30), "predicted from here", ACCENT, font(12), anchor="ls")
     for row, lane in enumerate(film.lanes):
         y = top + row * step
-        pen.text((16, y + height * times / 2), lane.name, _LIGHT, _font(14), anchor="lm")
+        pen.text((16, y + height * times / 2), lane.name, LIGHT, font(14), anchor="lm")
         if lane.scale:
             bar = _coloured(np.linspace(0, 1, 56)[None].repeat(8, 0), lane.scale)
             page.paste(Image.fromarray(bar), (16, int(y + height * times / 2) + 14))
-            pen.text((16, y + height * times / 2 + 26), f"{lane.low} to {lane.high}", _DIM, _font(11), anchor="lt")
+            pen.text((16, y + height * times / 2 + 26), f"{lane.low} to {lane.high}", DIM, font(11), anchor="lt")
         for frame, present, x in zip(lane.frames, lane.present, left_edges, strict=True):
             if present:
-                page.paste(_larger(frame, times), (left + x * times, y))
+                page.paste(larger(frame, times), (left + x * times, y))
     return _png(page)
 
 
@@ -189,6 +196,15 @@ def overlay(
     return ((frames.astype(np.uint16) + colour) // 2).astype(np.uint8)
 
 
+def progress_bar(pen: ImageDraw.ImageDraw, y: int, width: int, time: int, context: int, total: int) -> None:
+    """Draw the bar of frame `time` of `total`: dim for the first `context` frames, bright from the prediction on."""
+    marks = (width - 1) * np.array([0, context, time + 1]) / total
+    pen.rectangle((0, y, width, y + 3), (44, 52, 62))
+    pen.rectangle((0, y, min(marks[2], marks[1]), y + 3), DIM)
+    if time >= context:
+        pen.rectangle((marks[1], y, marks[2], y + 3), ACCENT)
+
+
 def colours(scale: str, count: int = 9) -> tuple[str, ...]:
     """Return `count` CSS colours of a colour scale, from its low to its high end."""
     samples = _coloured(np.linspace(0, 1, count)[None], scale)[0]
@@ -200,7 +216,7 @@ def _animation_frame(
 ) -> Image.Image:
     height, width = frames[0].shape[0] * _ENLARGED, frames[0].shape[1] * _ENLARGED
     gap, head, foot = 8, 26, 12
-    page = Image.new("RGB", (len(frames) * (width + gap) - gap, head + height + foot), _DARK)
+    page = Image.new("RGB", (len(frames) * (width + gap) - gap, head + height + foot), DARK)
     pen = ImageDraw.Draw(page)
     for column, (name, frame) in enumerate(zip(names, frames, strict=True)):
         left = column * (width + gap)
@@ -208,17 +224,12 @@ def _animation_frame(
         pen.text(
             (left + 6, head / 2),
             name if predicted else "context",
-            _LIGHT if predicted else _DIM,
-            _font(15),
+            LIGHT if predicted else DIM,
+            font(15),
             anchor="lm",
         )
-        page.paste(_larger(frame, _ENLARGED), (left, head))
-    marks = (page.width - 1) * np.array([0, context, time + 1]) / total
-    y = head + height + foot // 2
-    pen.rectangle((0, y, page.width, y + 3), (44, 52, 62))
-    pen.rectangle((0, y, min(marks[2], marks[1]), y + 3), _DIM)
-    if time >= context:
-        pen.rectangle((marks[1], y, marks[2], y + 3), _ACCENT)
+        page.paste(larger(frame, _ENLARGED), (left, head))
+    progress_bar(pen, head + height + foot // 2, page.width, time, context, total)
     return page
 
 
@@ -255,11 +266,12 @@ def _coloured(values: Float[np.ndarray, "..."], scale: str) -> UInt8[np.ndarray,
     return matplotlib.colormaps[scale](np.clip(values, 0, 1), bytes=True)[..., :3]
 
 
-def _larger(frame: UInt8[np.ndarray, "h w 3"], times: int) -> Image.Image:
+def larger(frame: UInt8[np.ndarray, "h w 3"], times: int) -> Image.Image:
+    """Return a frame enlarged by an integer factor without smoothing."""
     return Image.fromarray(frame.repeat(times, 0).repeat(times, 1))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     """Load the font that ships with matplotlib: it is the same on every machine and covers more than Latin letters."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 

@@ -5,7 +5,7 @@ except for videos with more than 8 bits per channel. Decoders are closed before 
 crosses a fork hangs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -68,6 +68,15 @@ class Video(Facts):
     """A whole video in memory, with its metadata."""
 
     frames: UInt8[Tensor, "f c h w"]  # RGB
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Successive frames of a video with the times at which they are shown."""
+
+    frames: UInt8[Tensor, "f c h w"]
+    times: tuple[float, ...]  # seconds since the first picture of the video
+    end: float  # when the last of these frames ends
 
 
 Take = Callable[[UInt8[Tensor, "f c h w"]], None]  # receives the next frames of a video
@@ -149,7 +158,7 @@ def from_pictures(pictures: UInt8[ndarray, "f h w 3"], size: tuple[int, int], de
     )
 
 
-def frames(path: Path, size: tuple[int, int]) -> Iterator[UInt8[Tensor, "f c h w"]]:
+def frames(path: Path, size: tuple[int, int]) -> Generator[Shown]:
     """Yield the frames of `scan` in chunks, so that the caller may stop early. Raises InputError as `scan` does.
 
     PyAV reads them, because it holds few pictures in memory for any file.
@@ -157,7 +166,7 @@ def frames(path: Path, size: tuple[int, int]) -> Iterator[UInt8[Tensor, "f c h w
     with container.opened(path) as film:
         passage = _Passage(film.header, Decoding(size, "pyav", None), lambda frames: None)
         for chunk in gather(pyav_reader.pictures(film, []), size):
-            yield from passage.frames(chunk)
+            yield from map(passage.shown, passage.frames(chunk))
         _length_doubts(path, film.header, passage)
 
 
@@ -170,6 +179,7 @@ class _Passage:
         self._rate = None if how.fps is None else FixedRate(how.fps)
         self._before: list[ndarray] = []  # the last picture
         self._sizes: dict[tuple[int, int], None] = {}
+        self._times: tuple[float, ...] = ()  # of the newest chunk
         self._count = self._repeats = 0
         self.decoded = 0  # number of pictures
         self.end = 0.0  # when the last picture ends, by the container's clock
@@ -189,9 +199,13 @@ class _Passage:
         self._sizes[chunk.whole] = None
         self.decoded += len(pictures)
         self.end = chunk.end
-        times = [self._clock(time) for time in chunk.times]
+        self._times = tuple(self._clock(time) for time in chunk.times)
         fitted = resize(_tensor(pictures), self._how.size)
-        yield from [fitted] if self._rate is None else self._rate.take(fitted, times)
+        yield from [fitted] if self._rate is None else self._rate.take(fitted, self._times)
+
+    def shown(self, frames: UInt8[Tensor, "f c h w"]) -> Shown:
+        """Return the frames of the newest chunk with their times, if every picture is a frame."""
+        return Shown(frames, self._times, self._clock.after(self.end))
 
     def _pass_on(self, parts: Iterator[Tensor]) -> None:
         for part in parts:

@@ -85,15 +85,25 @@ def canvasmar(
 @app.command(
     epilog=_examples(
         "canvasmar predict clip.mp4 --row push-canvasmar",
+        "canvasmar predict clip.mp4 --row push-canvasmar --start 2.5",
         "canvasmar predict folder --row push-canvasmar --context 3 --frames 32 --futures 4 --seed 0 --seed 1",
         "canvasmar predict clip.mp4 --row push-canvasmar --set sets=8 --set temporal_scale=1.5",
     )
 )
 def predict(
-    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="Video file, or folder of video files.")],
     row: Row,
-    start: Annotated[float, typer.Option(metavar="SECONDS", help="Start of the context in the video.")] = 0.0,
-    context: Annotated[int, typer.Option(metavar="N", help="Number of context frames.")] = 1,
+    video: Annotated[
+        Path | None,
+        typer.Argument(metavar="VIDEO", help="Video file, or folder of them.  [default: the row's shipped example]"),
+    ] = None,
+    start: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Start of the context in the video.  [default: continue from its end]"),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of context frames.  [default: 5, or all of a shorter video]"),
+    ] = None,
     frames: Annotated[int, typer.Option(metavar="N", help="Number of frames to predict.")] = 16,
     futures: Annotated[int, typer.Option(metavar="N", help="Predictions for each seed, computed as one batch.")] = 1,
     seed: Seeds = [0],  # noqa: B006
@@ -120,18 +130,25 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Output folder.  [default: predictions/<row>]")
     ] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(min=1, max=32, metavar="N", help="Enlarge pictures N times.  [default: to about 256 pixels]"),
+    ] = None,
 ) -> None:
-    """Predict the next frames of videos with a trained row.
+    """Continue videos with a trained row, or with shipped weights.
 
-    Writes for each video an MP4 and a GIF of the context frames and the predictions, a PNG strip, and an MP4 of truth,
-    canvas, order and prediction side by side; and timing.json for all videos together.
+    A row that is not trained is predicted with the weights in pretrained/, if they are there.
+
+    The context is the end of each video, or begins at --start. Prints what was done to each file: crop, size, frame
+    rate, seconds. Writes for each video an MP4 and a GIF of context and prediction, a PNG strip, and an MP4 of
+    truth, canvas, order and prediction side by side; and timing.json for all videos together.
     """
     with _project() as root:
         from pipeline.commands.predict import Options, run
 
         options = Options(
             video=video, row=row, start=start, context=context, frames=frames, futures=futures, seeds=seed,
-            settings=settings, words=words, actions=actions, device=device, out=out,
+            settings=settings, words=words, actions=actions, device=device, out=out, scale=scale,
         )  # fmt: skip
         run(options, root)
 

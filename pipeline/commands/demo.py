@@ -1,30 +1,24 @@
 """Command `demo`: serve a web page on this machine that shows predictions of trained rows while they are computed."""
 
-import base64
-import html
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
-from components.datasets import resizing
+from components.datasets import actions, resizing
 from components.datasets.clips import Clips
 from components.foundation.errors import InputError
-from components.pictures import galleries
-from components.pictures.records import Gallery
 from components.telemetry.progress import say
-from components.video import excerpts, video
+from components.video import video
 from pipeline.commands.one_thread import compute, iterate
-from pipeline.commands.video_predictor import Context, PartialFrames, VideoPredictor, rows
+from pipeline.commands.prediction import inputs, rows
+from pipeline.commands.prediction.live import InputVideo, LivePrediction
+from pipeline.commands.video_predictor import VideoPredictor
 
 MAX_BYTES: Final = 50 * 2**20  # of an upload
-MAX_FRAMES: Final = 600  # of an upload
 MAX_PREDICTED: Final = 64  # frames
+FRAMES: Final = 16  # predicted, unless the visitor chooses
 SAMPLES: Final = 8  # test clips of each data set to choose from
 NONE: Final = "none"  # choice of the second row: show only one row
 NOT_TRAINED: Final = """## No row is trained yet
@@ -32,14 +26,7 @@ NOT_TRAINED: Final = """## No row is trained yet
 `make repro` trains the default rows on simulated videos, in about twenty minutes on two cores.
 Then run `make demo` again."""
 SETTINGS: Final = ("temporal_scale", "canvas_scale", "sets", "temperature", "frame_noise", "canvas_noise")
-
-
-@dataclass(frozen=True, slots=True)
-class InputVideo:
-    """An uploaded video or a test clip, resized to the frame size of the models."""
-
-    name: str
-    frames: UInt8[Tensor, "f c h w"]
+CSS: Final = "#first,#second{padding:0} #first img,#second img{border-radius:6px}"
 
 
 def run(root: Path, port: int, device: str | None) -> None:
@@ -56,7 +43,7 @@ def launch(page: Any, port: int, *, wait: bool) -> None:
     theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # downloads no web fonts
     try:
         page.queue(max_size=8, default_concurrency_limit=1).launch(
-            server_name="127.0.0.1", server_port=port, share=False, quiet=True, show_error=True, theme=theme,
+            server_name="127.0.0.1", server_port=port, share=False, quiet=True, show_error=True, theme=theme, css=CSS,
             max_file_size=MAX_BYTES, prevent_thread_lock=not wait, footer_links=[],
         )  # fmt: skip
     except OSError:
@@ -64,49 +51,74 @@ def launch(page: Any, port: int, *, wait: bool) -> None:
 
 
 def build(root: Path, device: str | None) -> Any:
-    """Return the page for all trained rows of the project. Raise InputError if Gradio is not installed."""
+    """Return the page for all trained rows, or the shipped ones. Raise InputError if Gradio is not installed."""
     try:
         import gradio as gr
     except ModuleNotFoundError:
         raise InputError("the demo needs Gradio; install it with `pip install -e '.[demo]'`") from None
-    if not (names := rows(root)):
+    if not (names := rows.trained(root) or rows.shipped(root)):
+        say("demo: no row is trained, and pretrained/ has no weights; `make repro` trains the default rows")
         with gr.Blocks(title="CanvasMAR") as page:
             gr.Markdown(NOT_TRAINED)
         return page
     backend = Backend(root, {name: compute(VideoPredictor.open, root, name, device) for name in names})
+    for predictor in backend.predictors.values():
+        if predictor.row and predictor.row.notice:
+            say(f"demo: {predictor.row.notice}; `make repro` trains it")
 
-    def predict(*inputs: Any) -> Iterator[tuple[str, str, str]]:  # Gradio streams only generator functions
-        yield from iterate(backend.predict(*inputs))
+    def predict(*chosen: Any) -> Iterator[tuple[str, str, str]]:  # Gradio streams only generator functions
+        yield from iterate(backend.predict(*chosen))
 
-    first, second = backend.default_rows()
+    first = backend.default_row()
     sampler = backend.predictors[first].sampler
+    opening, status_line, film = compute(backend.opening, first)
     with gr.Blocks(title="CanvasMAR", delete_cache=(60, 60), analytics_enabled=False) as page:
-        chosen = gr.State(compute(backend.load_sample, backend.samples[0]) if backend.samples else None)
-        gr.Markdown("# What comes next?\nA canvas of the whole frame comes first, then its tokens set by set.")
+        chosen = gr.State(opening)
+        gr.Markdown("# What comes next?")
+        pictures = [gr.HTML(film, elem_id="first"), gr.HTML(elem_id="second")]
+        status = gr.Markdown(status_line, elem_id="status")
+        button = gr.Button("Predict", variant="primary", elem_id="predict")
         with gr.Row():
-            sample = gr.Dropdown(backend.samples, label="A sample clip", interactive=True)
+            sample = gr.Dropdown(backend.names, label="A sample clip", interactive=True)
             upload = gr.File(label="or a video of your own", file_types=sorted(video.SUFFIXES), height=110)
         with gr.Row():
             row = gr.Dropdown(names, value=first, label="Row")
-            other = gr.Dropdown([NONE, *names], value=second, label="Second row")
-            frames = gr.Slider(1, MAX_PREDICTED, 8, step=1, label="Frames")
-            seed = gr.Number(0, precision=0, minimum=0, label="Seed")
-        with gr.Row():
-            sliders = [
-                gr.Slider(0, 4, sampler.temporal_scale, label="Guidance: past"),
-                gr.Slider(0, 4, sampler.canvas_scale, label="Guidance: canvas"),
-                gr.Slider(1, backend.predictors[first].model.tokens, sampler.sets, step=1, label="Sets"),
-                gr.Slider(0, 20, sampler.temperature, label="Temperature of the order"),
-                gr.Slider(0, 1, sampler.frame_noise, label="r: noise on the last frame"),
-                gr.Slider(0, 1, sampler.canvas_noise, label="r': noise on the canvas"),
-            ]
-        button = gr.Button("Predict", variant="primary", elem_id="predict")
-        status = gr.Markdown(elem_id="status")
-        pictures = [gr.HTML(elem_id="first"), gr.HTML(elem_id="second")]
+            other = gr.Dropdown([NONE, *names], value=NONE, label="Second row, to compare")
+        frames, seed, sliders = controls(gr, sampler, backend.predictors[first].model.tokens)
         sample.input(lambda name: compute(backend.load_sample, name), sample, chosen)
         upload.upload(lambda path: compute(backend.load_upload, path), upload, [chosen, upload, status])
         button.click(predict, [chosen, row, other, frames, seed, *sliders], [status, *pictures])
     return page
+
+
+def controls(gr: Any, sampler: Any, tokens: int) -> tuple[Any, Any, list[Any]]:
+    """Add the fields for frames, seed and sampler settings, each with a line that explains it, and return them."""
+    with gr.Row():
+        frames = gr.Slider(1, MAX_PREDICTED, FRAMES, step=1, label="Frames", info="How many frames to predict.")
+        seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed gives another future.")
+    with gr.Row():
+        sliders = [
+            gr.Slider(
+                0, 4, sampler.temporal_scale, label="Guidance: past", info="Above 1, the past has more influence."
+            ),
+            gr.Slider(
+                0, 4, sampler.canvas_scale, label="Guidance: canvas", info="Above 1, the canvas has more influence."
+            ),
+            gr.Slider(1, tokens, sampler.sets, step=1, label="Sets", info="Steps for each frame; fewer are faster."),
+            gr.Slider(
+                0, 20, sampler.temperature, label="Temperature of the order",
+                info="0 samples static tokens first; higher values are more random.",
+            ),
+            gr.Slider(
+                0, 1, sampler.frame_noise, label="r: noise on the last frame",
+                info="Above 0, the model trusts the last frame less.",
+            ),
+            gr.Slider(
+                0, 1, sampler.canvas_noise, label="r': noise on the canvas",
+                info="Above 0, the model trusts the canvas less.",
+            ),
+        ]  # fmt: skip
+    return frames, seed, sliders
 
 
 class Backend:
@@ -115,37 +127,68 @@ class Backend:
     def __init__(self, root: Path, predictors: dict[str, VideoPredictor]) -> None:
         self.predictors = predictors
         self.size = next(iter(predictors.values())).size
-        folders = sorted((root / "data" / "clips").glob("*"))
-        self.clips = [Clips.open(folder, "test") for folder in folders if folder.is_dir()]
-        self.locations = {  # name of a test clip -> its data set and index
-            clips.name(index): (clips, index) for clips in self.clips for index in range(min(SAMPLES, len(clips)))
-        }
-        self.samples = list(self.locations)
+        self.samples: dict[str, Callable[[], InputVideo]] = {}  # name -> its reader
+        for row, predictor in predictors.items():
+            if predictor.row and predictor.row.shipped:
+                self.samples[f"{row}: {rows.EXAMPLE}"] = lambda row=row: self.read_example(root, row)
+        for folder in sorted((root / "data" / "clips").glob("*")):
+            if folder.is_dir() and not folder.name.startswith("."):
+                clips = Clips.open(folder, "test")
+                for index in range(min(SAMPLES, len(clips))):
+                    self.samples[clips.name(index)] = lambda clips=clips, index=index: self.read_clip(clips, index)
+        self.names = list(self.samples)
 
-    def default_rows(self) -> tuple[str, str]:
-        """Return the first row with a canvas (else the first row) and the first without one (else NONE)."""
-        canvases = {
-            row: getattr(predictor.description.model, "canvas", None) for row, predictor in self.predictors.items()
-        }
-        first = next((row for row, canvas in canvases.items() if canvas), next(iter(canvases)))
-        return first, next((row for row, canvas in canvases.items() if not canvas and row != first), NONE)
+    def default_row(self) -> str:
+        """Return the first row with a canvas, or else the first row."""
+        canvases = [row for row, one in self.predictors.items() if getattr(one.description.model, "canvas", None)]
+        return next(iter([*canvases, *self.predictors]))
+
+    def opening(self, row: str) -> tuple[InputVideo | None, str, str]:
+        """Return the first sample with its prediction, so that the page begins with a film, and the first click is
+        as fast as the next ones."""
+        if not self.names:
+            return None, "Upload a video, then press Predict.", ""
+        chosen = self.load_sample(self.names[0])
+        prediction = LivePrediction(row, self.predictors[row], chosen, FRAMES, 0, {})
+        while prediction.advance():
+            pass
+        return chosen, prediction.status(), prediction.picture()
 
     def load_sample(self, name: str) -> InputVideo:
-        """Return a clip of the test split."""
-        clips, index = self.locations[name]
-        return InputVideo(name, resizing.fit(clips.read([index])[0], self.size))
+        """Return a clip of the test split, or a shipped example, with its truth and its actions."""
+        return self.samples[name]()
+
+    def read_clip(self, clips: Clips, index: int) -> InputVideo:
+        """Return a clip of the test split; its first frames are the context."""
+        frames = resizing.fit(clips.read([index])[0], self.size)
+        commands = clips.annotations([index]).actions
+        count = min(inputs.CONTEXT, max(1, len(frames) - 1))
+        return InputVideo(clips.name(index), frames[:count], frames[count:], None if commands is None else commands[0])
+
+    def read_example(self, root: Path, row: str) -> InputVideo:
+        """Return the example of a shipped row; its first frames are the context."""
+        file, commands = rows.example(root, row)
+        found = inputs.read(file, self.size, None, start=0.0, frames=MAX_PREDICTED)
+        table = None if commands is None else torch.from_numpy(actions.read(commands).videos[file.name]).float()
+        return InputVideo(f"{row}: {file.name}", found.context, found.truth, table)
 
     def load_upload(self, path: str | None) -> tuple[InputVideo | None, None, str]:
-        """Read an uploaded file and delete it; return the video or None, None to reset the field, and a message."""
+        """Read the end of an uploaded file and delete the file.
+
+        Return the video or None, None to reset the field, and a message.
+        """
         if path is None:
             return None, None, ""
         file = Path(path)
         try:
             if file.stat().st_size > MAX_BYTES:
                 raise InputError(f"{file.name} is larger than {MAX_BYTES // 2**20} MB; shorten it or choose another")
-            chosen = InputVideo(file.name, excerpts.limited(file, self.size, MAX_FRAMES))
-            count = len(chosen.frames)
-            return chosen, None, f"**{file.name}**: {count} frames; the first one is the context. Press Predict."
+            predictor = self.predictors[self.default_row()]
+            found = inputs.read(file, self.size, predictor.fps)
+            chosen = InputVideo(file.name, found.context, found.truth)
+            warning = predictor.unlike(predictor.prepare(found.context))
+            message = f"**{file.name}**: {found.account}. Press Predict."
+            return chosen, None, f"{message} It {warning}." if warning else message
         except InputError as error:
             return None, None, f"**{str(error).replace(str(file), file.name)}**"
         finally:
@@ -171,71 +214,3 @@ class Backend:
                 yield " · ".join(one.status() for one in predictions), pictures[0], pictures[1] if pictures[1:] else ""
         except InputError as error:
             yield f"**{error}**", "", ""
-
-
-class LivePrediction:
-    """The prediction of one row in progress, with its times; they exclude the time between two calls of `advance`."""
-
-    def __init__(
-        self, name: str, predictor: VideoPredictor, chosen: InputVideo, frames: int, seed: int, settings: dict[str, Any]
-    ) -> None:
-        self.name, self.frames = name, frames
-        self.context: Context = predictor.prepare(chosen.frames, context=1)
-        self.truth = chosen.frames[1 : 1 + frames]
-        self.parts = predictor.partial_frames(self.context, frames=frames, seed=seed, **settings)
-        self.done: list[PartialFrames] = []
-        self.newest: PartialFrames | None = None
-        self.seconds, self.first = 0.0, {"canvas": 0.0, "frame": 0.0}  # seconds in total, and to the first of each
-
-    def advance(self) -> bool:
-        """Sample one more set; return whether there was one."""
-        started = time.perf_counter()
-        part = next(self.parts, None)
-        self.seconds += time.perf_counter() - started
-        if part is None:
-            return False
-        self.newest = part
-        if part.done:
-            self.done.append(part)
-        for name, available in (("canvas", part.canvas is not None), ("frame", part.done)):
-            if available and not self.first[name]:
-                self.first[name] = self.seconds
-        return True
-
-    def status(self) -> str:
-        """Return the times so far as one line of Markdown."""
-        times = [f"first {name} after {1000 * seconds:.0f} ms" for name, seconds in self.first.items() if seconds]
-        count = sum(part.frames.shape[1] for part in self.done)
-        mean = f"{1000 * self.seconds / count:.0f} ms per frame" if count else "..."
-        return f"**{self.name}** {', '.join([*times, mean])}"
-
-    def picture(self) -> str:
-        """Return all frames so far as one HTML image."""
-        assert self.newest is not None
-        parts = self.done if self.newest.done else [*self.done, self.newest]
-
-        def stacked(name: str) -> Any:
-            tensors = [getattr(part, name)[0] for part in parts]
-            if name in ("staticness", "order"):  # one map for all pixel frames of a part
-                tensors = [maps.expand(part.frames.shape[1], -1, -1) for maps, part in zip(tensors, parts, strict=True)]
-            return self._padded(torch.cat(tensors))
-
-        gallery = Gallery(
-            names=(self.name,),
-            reasons=("",),
-            context=self.context.frames[None].numpy(),
-            truth=self._padded(self.truth),
-            sample=stacked("frames"),
-            canvas=None if self.newest.canvas is None else stacked("canvas"),
-            staticness=stacked("staticness"),
-            order=stacked("order").astype("int32"),
-        )
-        count = sum(part.frames.shape[1] for part in parts)
-        sheet = galleries.sheet(galleries.filmstrip(gallery, 0, truth_frames=len(self.truth), predicted_frames=count))
-        image = base64.b64encode(sheet).decode()
-        return f'<img alt="{html.escape(self.name)}" style="width:100%" src="data:image/png;base64,{image}">'
-
-    def _padded(self, frames: Tensor) -> Any:
-        """Return frames as a batch of one clip of full length; missing frames are black."""
-        missing = frames.new_zeros(self.frames - len(frames), *frames.shape[1:])
-        return torch.cat([frames, missing])[None].numpy()

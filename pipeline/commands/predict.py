@@ -4,7 +4,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ from components.datasets.written.names import plain
 from components.foundation import config
 from components.foundation.errors import InputError
 from components.foundation.files import write_json
-from components.pictures import galleries
+from components.pictures import galleries, panels
+from components.pictures.panels import Panel
 from components.pictures.records import Gallery
 from components.sources import folders
 from components.telemetry import tracking
 from components.telemetry.progress import complain, say
-from components.video import excerpts, video
+from components.video import video
+from pipeline.commands.prediction import inputs, rows
 from pipeline.commands.video_predictor import Context, Step, VideoPredictor
 
 FPS = 8  # of the output videos
 SIDE = 256  # pixels; smaller frames are enlarged up to about this height
 TIMING = "timing.json"
+LANES = {"sample": "prediction"}  # names of the strip's rows
 ENDINGS = (".mp4", ".gif", ".png", "-panels.mp4")  # of the output files of one prediction
 LONGEST_NAME = 200  # bytes of an output file's name before its seed and ending; file systems allow 255
 
@@ -37,10 +40,10 @@ LONGEST_NAME = 200  # bytes of an output file's name before its seed and ending;
 class Options:
     """The options of the command `canvasmar predict`."""
 
-    video: Path  # file or folder
+    video: Path | None  # file or folder; None for the example of shipped weights
     row: str
-    start: float  # seconds from the start of the video to the context
-    context: int
+    start: float | None  # seconds from the start of the video to the context; None for the end of the video
+    context: int | None  # None for inputs.CONTEXT, or all frames of a shorter video
     frames: int
     futures: int
     seeds: list[int]
@@ -49,6 +52,7 @@ class Options:
     actions: Path | None
     device: str | None
     out: Path | None
+    scale: int | None  # how many times larger the pictures are than the model's frames; None for about SIDE pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class PredictedVideo:
 
     name: str
     context: Context
-    truth: UInt8[Tensor, "f c h w"]  # fewer frames than the prediction if the video ends earlier
+    truth: UInt8[Tensor, "f c h w"]  # fewer frames than the prediction if the video ends earlier, or none
     steps: list[Step]
     timing: dict[str, Any]  # the video's entry in timing.json
 
@@ -73,15 +77,18 @@ def run(options: Options, root: Path) -> None:
     the row is not trained, or if an option is invalid.
     """
     predictor = VideoPredictor.open(root, options.row, options.device)
+    if predictor.row and predictor.row.notice:
+        say(f"predict: {predictor.row.notice}")
     sampler = predictor.with_settings(**parse_settings(options.settings))
-    (files, others), out = find_videos(options.video), options.out or root / "predictions" / options.row
+    options, given = with_example(options, root)
+    (files, others), out = find_videos(given), options.out or root / "predictions" / options.row
     if out.is_file():
         raise InputError(f"the output folder {out} is a file; choose another folder with --out")
     seeds = list(dict.fromkeys(options.seeds))
-    names = name_outputs(files, options.video, seeds)
+    names = name_outputs(files, given, seeds)
     refuse_overwriting(names, out, seeds)
     table = None if options.actions is None else actions.read(options.actions)
-    parameters = {"video": str(options.video), "row": options.row, "frames": options.frames}
+    parameters = {"video": str(given), "row": options.row, "frames": options.frames}
     parameters |= {"futures": options.futures, "seed": options.seeds, **config.plain(sampler)}
     tags = {"stage": "predict", "row": options.row, **tracking.provenance(root)}
     with tracking.run(f"predict@{options.row}", root=root, tags=tags, parameters=parameters) as log:
@@ -92,22 +99,34 @@ def run(options: Options, root: Path) -> None:
                     prediction = predict_video(predictor, file, stem, seed, options, config.plain(sampler), table)
                     timings.append(prediction.timing)
                     paths = [out / f"{stem}{ending}" for ending in ENDINGS]
-                    write(paths, prediction)
+                    write(paths, prediction, options.scale)
                     for path in paths:
                         log.artifact(path)
                     say(f"predict: {', '.join(map(str, paths))}")
             except InputError as error:
-                if not options.video.is_dir():
+                if not given.is_dir():
                     raise
                 failed[str(file)] = str(error)
                 complain(f"  skipped: {error}")
         if not timings:
-            raise InputError(f"all videos in {options.video} were skipped; see the reasons above")
+            raise InputError(f"all videos in {given} were skipped; see the reasons above")
         content = {"device": str(predictor.device), "row": options.row, "predictions": timings, "failed": failed}
         write_json(out / TIMING, content | {"left_out": others})
         log.artifact(out / TIMING)
         log.metrics({key: np.mean([one[key] for one in timings]) for key in ("first_frame_ms", "frames_per_second")})
         say(f"  times {out / TIMING}\n  MLflow run {log.link}")
+
+
+def with_example(options: Options, root: Path) -> tuple[Options, Path]:
+    """Return the options and the video or folder that they name; without a video, the example of the row's weights.
+
+    The example is predicted from its beginning, with its actions. Raise InputError if the row has no example.
+    """
+    if options.video is not None:
+        return options, options.video
+    file, commands = rows.example(root, options.row)
+    start = 0.0 if options.start is None else options.start
+    return replace(options, start=start, actions=options.actions or commands), file
 
 
 def find_videos(path: Path) -> tuple[list[Path], dict[str, str]]:
@@ -174,12 +193,12 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def find_actions(
-    table: actions.Table | None, file: Path, predictor: VideoPredictor, row: str, first: int
+    table: actions.Table | None, file: Path, predictor: VideoPredictor, row: str, first: int, needed: int
 ) -> Float[np.ndarray, "f i"] | None:
-    """Return the actions of a video file from frame `first` on, or None if `table` is None.
+    """Return the actions of a video file from frame `first` on, for `needed` frames; None if `table` is None.
 
     The table may name the file by the last parts of its path. Raise InputError if the columns differ from those of the
-    row's model, or unless exactly one entry of the table matches the file.
+    row's model, if there are too few actions, or unless exactly one entry of the table matches the file.
     """
     if table is None:
         return None
@@ -195,7 +214,13 @@ def find_actions(
     if len(matches) != 1:
         problem = f"{len(matches)} names that match it" if matches else "no actions for it"
         raise InputError(f"{file}: {table.path} has {problem}; its column video must name it once, such as {file.name}")
-    return table.videos[matches[0]][first:]
+    found = table.videos[matches[0]][first:]
+    if len(found) < needed:
+        raise InputError(
+            f"{file}: {table.path} has actions up to frame {first + len(found) - 1}, but context and prediction need "
+            f"them up to frame {first + needed - 1}; add actions, predict fewer --frames, or --start earlier"
+        )
+    return found
 
 
 def predict_video(
@@ -209,27 +234,35 @@ def predict_video(
 ) -> PredictedVideo:
     """Predict the next frames of one file. Raise InputError if the file is unusable or too short."""
     started = time.perf_counter()
-    excerpt = excerpts.read(file, predictor.size, options.start, max(1, options.context + options.frames))
-    count = len(excerpt.frames)
-    if count < options.context:
-        raise InputError(
-            f"{file} has {count} frames from {options.start:g} s on, but --context is {options.context}; "
-            "lower --context or --start"
-        )
-    context = predictor.prepare(excerpt.frames, context=options.context)
+    found = inputs.read(
+        file,
+        predictor.size,
+        predictor.fps,
+        start=options.start,
+        context=options.context,
+        frames=options.frames,
+        every_picture=table is not None,  # one action belongs to each picture of the file
+    )
+    context = predictor.prepare(found.context, context=len(found.context))
+    say(f"  {file}: {found.account}")
+    if unlike := predictor.unlike(context):
+        complain(f"  {file} {unlike}")
     for note in context.notes:
         say(f"  {file}: {note}")
     marks = [time.perf_counter()]
     steps = []
     counts: dict[str, Any] = {"frames": options.frames, "futures": options.futures}
-    rows = find_actions(table, file, predictor, options.row, excerpt.first)
-    for step in predictor.stream(context, **counts, seed=seed, words=options.words, actions=rows, **sampler):
+    needed = len(found.context) + options.frames - 1
+    commands = find_actions(table, file, predictor, options.row, found.first, needed)
+    for step in predictor.stream(context, **counts, seed=seed, words=options.words, actions=commands, **sampler):
         steps.append(step)
         marks.append(time.perf_counter())
     timing = {
         "video": str(file),
-        "first_frame": excerpt.first,
-        "reader": f"{excerpt.reader}: {excerpt.reason}",
+        "first_frame": found.first,
+        "reader": found.reader,
+        "input": found.account,
+        "warning": unlike,
         "name": name,
         "seed": seed,
         "words": options.words,
@@ -243,19 +276,21 @@ def predict_video(
         "notes": list(context.notes),
         "sampler": sampler,
     }
-    return PredictedVideo(name, context, excerpt.frames[options.context :], steps, timing)
+    return PredictedVideo(name, context, found.truth, steps, timing)
 
 
-def write(paths: Sequence[Path], prediction: PredictedVideo) -> None:
+def write(paths: Sequence[Path], prediction: PredictedVideo, scale: int | None) -> None:
     """Write the MP4, the GIF, the PNG strip and the panels of a prediction, in the order of ENDINGS."""
     context, futures = prediction.context.frames, range(prediction.timing["futures"])
     videos = [torch.cat([context, prediction.stacked("frame", future)]) for future in futures]
-    side_by_side = enlarge(torch.cat(videos, dim=-1))
+    factor = scale or max(1, SIDE // context.shape[-2])
+    side_by_side = torch.cat(videos, dim=-1).repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     video.write(paths[0], side_by_side, FPS)
     video.write_gif(paths[1], side_by_side, FPS)
-    video.write(paths[3], enlarge(panels(prediction)), FPS)
+    video.write(paths[3], torch.from_numpy(panels.film(to_panels(prediction), len(context), factor)), FPS)
     film = galleries.filmstrip(to_gallery(prediction), 0, truth_frames=len(prediction.truth))
-    paths[2].write_bytes(galleries.sheet(film))
+    lanes = tuple(replace(lane, name=LANES.get(lane.name, lane.name)) for lane in film.lanes)
+    paths[2].write_bytes(galleries.sheet(replace(film, lanes=lanes), scale))
 
 
 def to_gallery(prediction: PredictedVideo) -> Gallery:
@@ -276,24 +311,21 @@ def to_gallery(prediction: PredictedVideo) -> Gallery:
     )
 
 
-def panels(prediction: PredictedVideo) -> UInt8[Tensor, "f c h _"]:
-    """Return truth, canvas, prediction overlaid with the order, and prediction side by side, of the first future.
+def to_panels(prediction: PredictedVideo) -> list[Panel]:
+    """Return truth, canvas, prediction overlaid with the order, and prediction of the first future, after the context.
 
-    The panel of the truth or of the canvas is missing if there is none. Missing frames of the truth are black.
+    The panel of the truth or of the canvas is missing if there is none. Missing frames of the truth are dark.
     """
     sample, order = prediction.stacked("frame"), prediction.stacked("order").float()
-    parts = []
-    if len(prediction.truth):
-        black = torch.zeros(len(sample) - len(prediction.truth), *sample.shape[1:], dtype=torch.uint8)
-        parts.append(torch.cat([prediction.truth, black]))
+    context, ranks = prediction.context.frames, (order / order.max().clamp(min=1)).numpy()
+    parts = {"truth": prediction.truth} if len(prediction.truth) else {}
     if prediction.steps[0].canvas is not None:
-        parts.append(prediction.stacked("canvas"))
-    ranks = (order / order.max().clamp(min=1)).numpy()
-    parts += [torch.from_numpy(galleries.overlay(sample.numpy(), ranks, galleries.ORDER_SCALE)), sample]
-    return torch.cat(parts, dim=-1)
-
-
-def enlarge(clip: UInt8[Tensor, "f c h w"]) -> UInt8[Tensor, "f c _ _"]:
-    """Return the clip enlarged by an integer factor to a height of at most SIDE pixels, if it is smaller."""
-    factor = max(1, SIDE // clip.shape[-2])
-    return clip.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+        parts["canvas"] = prediction.stacked("canvas")
+    parts["order"] = torch.from_numpy(galleries.overlay(sample.numpy(), ranks, galleries.ORDER_SCALE))
+    parts["prediction"] = sample
+    found = []
+    for name, frames in parts.items():
+        missing = sample.new_zeros(len(sample) - len(frames), *sample.shape[1:])
+        present = np.arange(len(context) + len(sample)) < len(context) + len(frames)
+        found.append(Panel(name, torch.cat([context, frames, missing]).numpy(), present))
+    return found

@@ -20,11 +20,12 @@ from components.foundation.config import Config, parse, value
 from components.foundation.errors import InputError
 from components.foundation.files import to_json
 from components.foundation.parallel import cpu_count
-from components.foundation.settings.ranges import within
+from components.foundation.settings.ranges import NonNegative, within
 from components.pictures import galleries
 from components.telemetry.progress import say
-from components.video import excerpts
 from pipeline.commands import one_thread
+from pipeline.commands.prediction import inputs
+from pipeline.commands.prediction.inputs import Input
 from pipeline.commands.video_predictor import VideoPredictor, usable_device
 from pipeline.runtime import environment, network
 
@@ -40,7 +41,6 @@ except ImportError:
     raise InputError("`canvasmar serve` needs Ray Serve; install it with `pip install -e '.[serve]'`") from None
 
 MAX_BYTES: Final = 20 * 2**20  # of a request
-MAX_FRAMES: Final = 300  # of a request's video
 BATCH_SIZE: Final = 8  # requests
 MAX_BATCHES: Final = 2  # batches that alternate on a replica, so that a new request need not wait for a whole batch
 BATCH_WAIT_SECONDS: Final = 0.02  # an idle replica waits this long for more requests after the first one
@@ -66,11 +66,12 @@ class Query(Config):
     """Query parameters of a request."""
 
     frames: Length
-    context: Length
+    context: Length | None  # null for inputs.CONTEXT, or all frames of a shorter video
+    start: NonNegative | None  # seconds from the start of the video to the context; null for the end of the video
     seed: Annotated[int, within(ge=0, lt=2**63)]
 
 
-DEFAULTS: Final = {"frames": 16, "context": 1, "seed": 0}
+DEFAULTS: Final = {"frames": 16, "context": None, "start": None, "seed": 0}
 
 Picture = tuple[str, int, bytes]  # "canvas" or "frame", index of the predicted frame, PNG
 
@@ -90,7 +91,7 @@ class PendingRequest:
     """A request at a replica."""
 
     frames: Any  # context: uint8 numpy, f c h w
-    query: dict[str, int]
+    query: dict[str, Any]
     results: "asyncio.Queue[list[Picture] | Exception | None]" = field(default_factory=asyncio.Queue)  # None is the end
     cancelled: bool = False  # whether the client or the ingress has stopped waiting
 
@@ -120,11 +121,11 @@ class Replica:
             pass
         return predictor
 
-    def ready(self) -> tuple[int, int]:
-        """Return the frames' height and width in pixels; the call waits until the model is loaded."""
-        return self.predictor.size
+    def ready(self) -> tuple[tuple[int, int], float | None]:
+        """Return the frames' height and width, and the rate if it is known; waits until the model is loaded."""
+        return self.predictor.size, self.predictor.fps
 
-    async def answer(self, arguments: tuple[Any, dict[str, int]]) -> AsyncIterator[list[Picture]]:
+    async def answer(self, arguments: tuple[Any, dict[str, Any]]) -> AsyncIterator[list[Picture]]:
         """Yield canvases and frames as PNGs, as soon as they are predicted; `arguments` are context and query."""
         request = PendingRequest(*arguments)
         self.waiting.append(request)
@@ -182,7 +183,7 @@ class Ingress:
 
     def __init__(self, replicas: Any, limits: Limits) -> None:
         self.replicas, self.streams, self.limits = replicas, replicas.options(stream=True), limits
-        self.size: tuple[int, int] | None = None
+        self.form: tuple[tuple[int, int], float | None] | None = None  # size and frame rate
         self.counts: Counter[tuple[str, str]] = Counter()
         self.running = 0
 
@@ -212,14 +213,14 @@ class Ingress:
 
     async def health(self) -> Response:
         """Respond with 200 if a replica replies within five seconds, else with 503."""
-        height, width = await self.ready()
+        (height, width), _ = await self.ready()
         return JSONResponse({"status": "ok", "height": height, "width": width})
 
-    async def ready(self) -> tuple[int, int]:
-        """Ask a replica for the frames' height and width. Raise RefusedError if none replies within five seconds."""
+    async def ready(self) -> tuple[tuple[int, int], float | None]:
+        """Ask a replica for the frames' size and rate. Raise RefusedError if none replies within five seconds."""
         try:
-            size: tuple[int, int] = await asyncio.wait_for(self.replicas.ready.remote(), 5)
-            return size
+            form: tuple[tuple[int, int], float | None] = await asyncio.wait_for(self.replicas.ready.remote(), 5)
+            return form
         except Exception as error:  # any error means that no replica can predict now
             raise RefusedError(503, f"no replica responds ({type(error).__name__}); try again later") from None
 
@@ -242,19 +243,19 @@ class Ingress:
         first = await anext(lines)  # before the status is sent, so that a failure gets its own status
         return StreamingResponse(prepend(first, lines), media_type="application/x-ndjson")
 
-    async def answer(self, request: Request, query: dict[str, int]) -> AsyncGenerator[str, None]:
+    async def answer(self, request: Request, query: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield all JSON lines. The request counts as running until the end, or until the client disconnects."""
         self.running += 1
         try:
-            context = await self.read(request, query)
-            async with aclosing(self.json_lines(context, query)) as lines:
+            found = await self.read(request, query)
+            async with aclosing(self.json_lines(found, query)) as lines:
                 async for line in lines:
                     yield line
         finally:
             self.running -= 1
 
-    async def read(self, request: Request, query: dict[str, int]) -> Any:
-        """Return the context frames of the request's video, resized, as uint8 numpy `f c h w`.
+    async def read(self, request: Request, query: dict[str, Any]) -> Input:
+        """Return the context frames of the request's video, and what was done to the video. No more of it is decoded.
 
         Raise RefusedError if the body is late, incomplete, too large, no video, or has fewer frames than the context.
         """
@@ -273,19 +274,22 @@ class Ingress:
             except ClientDisconnect:
                 raise RefusedError(400, "the connection closed before the whole video arrived; send it again") from None
             file.flush()
-            self.size = self.size or await self.ready()
-            try:
-                frames = await asyncio.to_thread(excerpts.limited, Path(file.name), self.size, MAX_FRAMES)
-            except InputError as error:
-                raise RefusedError(400, str(error).replace(file.name, "the video")) from None
-        if query["context"] > len(frames):
-            raise RefusedError(
-                422, f"context is {query['context']}, but the video has {len(frames)} frames; lower context"
+            self.form = self.form or await self.ready()
+            reading = asyncio.to_thread(
+                inputs.read, Path(file.name), *self.form, start=query["start"], context=query["context"]
             )
-        return frames[: query["context"]].numpy()
+            try:
+                return await asyncio.wait_for(reading, self.limits.body_seconds)
+            except TimeoutError:
+                message = f"the video took longer than {self.limits.body_seconds:.0f} s to read; send a shorter one"
+                raise RefusedError(422, message) from None
+            except InputError as error:
+                status = 422 if isinstance(error, inputs.TooShortError) else 400
+                raise RefusedError(status, str(error).replace(file.name, "the video")) from None
 
-    async def json_lines(self, context: Any, query: dict[str, int]) -> AsyncGenerator[str, None]:
+    async def json_lines(self, found: Input, query: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the JSON lines of a response. If a replica dies, continue on another after the last line sent."""
+        context, end = found.context.numpy(), {"kind": "end", "frames": query["frames"], "input": found.account}
         sent, started, limit = 0, time.perf_counter(), self.limits.answer_seconds
         for attempt in range(MAX_ATTEMPTS):
             try:
@@ -295,7 +299,7 @@ class Ingress:
                     remaining = started + limit - time.perf_counter()
                     pictures = await asyncio.wait_for(anext(answer, None), remaining)
                     if pictures is None:
-                        yield json_line({"kind": "end", "frames": query["frames"], "seconds": elapsed(started)})
+                        yield json_line(end | {"seconds": elapsed(started)})
                         return
                     received += 1
                     if received > sent:  # skip what was sent already: all replicas return the same pictures
@@ -335,7 +339,7 @@ def elapsed(started: float) -> float:
     return round(time.perf_counter() - started, 4)
 
 
-def parse_query(query: dict[str, str]) -> dict[str, int]:
+def parse_query(query: dict[str, str]) -> dict[str, Any]:
     """Return the query parameters with defaults. Raise RefusedError if one is unknown or invalid."""
     try:
         parsed = parse(Query, DEFAULTS | {name: value(text) for name, text in query.items()}, where="the query")
@@ -364,7 +368,9 @@ def listen(port: int) -> None:
 
 def start(root: Path, row: str, device: str | None, replicas: int, port: int) -> None:
     """Start the server on this machine's loopback and return. Raise InputError if the row is not trained."""
-    VideoPredictor.open(root, row, device)  # raises InputError here instead of a traceback in a replica
+    predictor = VideoPredictor.open(root, row, device)  # raises InputError here instead of a traceback in a replica
+    if predictor.row and predictor.row.notice:
+        say(f"serve: {predictor.row.notice}")
     listen(port)
     serve.run(application(root, row, device, replicas, Limits()), name="canvasmar", route_prefix="/")
 

@@ -17,13 +17,12 @@ from torch import Tensor
 from components.datasets import resizing
 from components.datasets.annotations import NONE, Annotations
 from components.datasets.latents import restore
-from components.foundation import checkpoint, config
+from components.foundation import config
 from components.foundation.devices import full_precision
 from components.foundation.errors import InputError
 from components.foundation.files import read_json
 from components.foundation.randomness import Stream
 from components.models.conditions.interface import ActionConfig, condition_of
-from components.models.serialization import ModelDescription
 from components.nn.autoencoders.interface import Autoencoder, shortest, to_uint8
 from components.sampling.frame import Draft, SamplerConfig
 from components.sampling.interface import FramePredictor
@@ -31,6 +30,8 @@ from components.sampling.predictor import Predictor
 from components.sampling.rollout import drafts
 from components.telemetry import store, tracking
 from components.video import excerpts
+from pipeline.commands.prediction import familiarity, rows
+from pipeline.commands.prediction.rows import Row
 
 MAX_CONTEXT: Final = 64  # latent frames; longer than the temporal window of any model
 MAX_PROBE: Final = 32  # latent frames; a decoder that depends on more past frames decodes the whole prefix
@@ -83,23 +84,20 @@ class VideoPredictor(Predictor):
     """A trained model with its VAE and its sampler settings, for videos of any size and length."""
 
     sampler: SamplerConfig
+    row: Row | None = None  # None for a registered model
     _reach: int | None = None
     _probed: bool = False
 
     @classmethod
     def open(cls, folder: Path | str, row: str, device: str | torch.device | None = None) -> "VideoPredictor":
-        """Load a trained row of the project in `folder`, with the sampler settings that its search chose.
+        """Load a trained row of the project in `folder`, or else its shipped weights, with the sampler of its search.
 
-        If `device` is None, use a GPU if there is one. Raise InputError if the row is not trained.
+        If `device` is None, use a GPU if there is one. Raise InputError if the row is neither trained nor shipped.
         """
-        data = Path(folder) / "data"
-        model = data / "models" / row
-        if not model.is_dir():
-            known = ", ".join(rows(folder)) or "none"
-            raise InputError(f"row {row!r} is not trained; trained rows: {known}; choose one, or run `make repro`")
-        best = data / "searches" / row / "best.json"
-        sampler = config.parse(SamplerConfig, read_json(best)["sampler"], where=str(best))
-        return cls.of(model, autoencoder(data, model), sampler, device)
+        found = rows.find(folder, row)
+        predictor = cls.of(found.model, found.autoencoder, found.sampler, device)
+        predictor.row = found
+        return predictor
 
     @classmethod
     def registered(
@@ -139,6 +137,11 @@ class VideoPredictor(Predictor):
         height, width = self.description.model.latent[1:]
         return height * self.vae.strides[1], width * self.vae.strides[1]
 
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of the training clips; None if unknown."""
+        return self.row and self.row.fps
+
     def with_settings(self, **settings: Any) -> SamplerConfig:
         """Return the sampler with some settings changed. Raise InputError if a name or a value is invalid."""
         return config.parse(SamplerConfig, config.plain(self.sampler) | settings, where="sampler")
@@ -169,6 +172,11 @@ class VideoPredictor(Predictor):
         if fitting < count:
             notes.append(f"only the last {fitting} of {count} frames are used, to fit the VAE and the model")
         return Context(frames.contiguous(), tuple(notes), count - fitting)
+
+    def unlike(self, context: Context) -> str | None:
+        """Return a warning if the context looks unlike the training clips, else None; see `familiarity`."""
+        value = float(familiarity.surprise(self.encode(context.frames[None])).item())
+        return familiarity.warning(value, self.row and self.row.surprise)
 
     def stream(
         self,
@@ -329,20 +337,6 @@ def download(address: str, root: Path) -> Path:
     except Exception as error:  # from MLflow, the network or the file system
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot download {address} ({reason}); correct the name or MLFLOW_TRACKING_URI") from None
-
-
-def rows(folder: Path | str) -> list[str]:
-    """Return the names of the trained rows of the project in this folder."""
-    return sorted(path.parent.name for path in (Path(folder) / "data" / "models").glob(f"*/{checkpoint.WEIGHTS}"))
-
-
-def autoencoder(data: Path, model: Path) -> Path:
-    """Return the folder of the VAE that this model was trained with. Raise InputError if there is none."""
-    identity = checkpoint.description(model, ModelDescription).autoencoder
-    for folder in sorted((data / "autoencoders").glob("*")):
-        if (folder / checkpoint.WEIGHTS).is_file() and checkpoint.identity(folder) == identity:
-            return folder
-    raise InputError(f"{data / 'autoencoders'} lacks the VAE that {model} was trained with; run `dvc repro`")
 
 
 def _fill_missing(draft: Draft, count: int) -> Float[Tensor, "b g c h w"]:

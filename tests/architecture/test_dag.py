@@ -41,6 +41,15 @@ def test_what_only_shows_or_serves_makes_no_training_stale(stage: str) -> None:
     assert not {*shown, "pipeline/commands", "pipeline/jobs", "pipeline/tuning"} & set(deps)
 
 
+def test_no_stage_and_no_score_depends_on_shipped_weights() -> None:
+    """The folder pretrained/ is for the commands alone: what a project trains and reports is its own."""
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert not re.search(r"pretrained/|pipeline/commands", text)
+    for stage in read_stages(ROOT / "dvc.yaml"):
+        needed = project().closure(stage.source)
+        assert not [path for path in needed if path.startswith("pipeline/commands/")], stage.name
+
+
 def test_only_trainings_need_ray_train_and_only_searches_ray_tune() -> None:
     found = {stage.name: set(stage.deps) for stage in read_stages(ROOT / "dvc.yaml")}
     assert {name for name, deps in found.items() if "pipeline/fitting" in deps} == {"train_vae", "train"}

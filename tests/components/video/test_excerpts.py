@@ -77,7 +77,7 @@ def test_the_last_frames_are_those_of_reading_all(
     encode(tmp_path / "film", codec, form, film(100, 64, 128), **options)
     _, whole = scanned(tmp_path / "film", (64, 128), "pyav")
     for most in (1, 2, 31, 99, 100, 101):
-        made = excerpts.last(tmp_path / "film", (64, 128), most)
+        made = excerpts.read(tmp_path / "film", (64, 128), None, most)
         assert torch.equal(made.frames, whole[-most:]), most
         assert made.first == max(0, 100 - most)
 
@@ -86,7 +86,7 @@ def test_the_last_frames_of_a_file_that_begins_between_key_frames_have_the_numbe
     encode(tmp_path / "whole.mkv", "libx264", "matroska", film(60, 64, 128), g="30", bf="0")
     copied(tmp_path / "whole.mkv", tmp_path / "film.mkv", lambda number, packet: number >= 12)
     _, whole = scanned(tmp_path / "film.mkv", (64, 128), "pyav")
-    made = excerpts.last(tmp_path / "film.mkv", (64, 128), 4)
+    made = excerpts.read(tmp_path / "film.mkv", (64, 128), None, 4)
     assert torch.equal(made.frames, whole[-4:])
     assert made.first == len(whole) - 4
 
@@ -121,11 +121,28 @@ def test_the_newest_frames_of_a_range_are_read_and_no_others(tmp_path: Path) -> 
     assert len(excerpts.newest(tmp_path / "film.mp4", (64, 128), 40, None, 7).frames) == 0
 
 
-def test_too_many_frames_and_a_file_without_frames_are_refused(tmp_path: Path) -> None:
-    encode(tmp_path / "film.mp4", "libx264", "mp4", film(30, 64, 128), g="10")
-    assert len(excerpts.limited(tmp_path / "film.mp4", (64, 128), 30)) == 30
-    with pytest.raises(InputError, match="has more than 29 frames; shorten it"):
-        excerpts.limited(tmp_path / "film.mp4", (64, 128), 29)
+@pytest.mark.parametrize(("codec", "form"), [("libx264", "mp4"), ("mpeg4", "avi"), ("gif", "gif")])
+def test_frames_at_another_rate_are_the_pictures_shown_then(tmp_path: Path, codec: str, form: str) -> None:
+    """A file with a list of packets, and one of which all pictures are played."""
+    pixels = {"pixels": "rgb8"} if form == "gif" else {}
+    encode(tmp_path / "film", codec, form, film(50, 64, 128), **pixels)
+    facts, whole = scanned(tmp_path / "film", (64, 128), "pyav")
+    assert facts.fps == 25
+    last = excerpts.read(tmp_path / "film", (64, 128), None, 4, 10.0)
+    assert torch.equal(last.frames, whole[[41, 44, 46, 49]])  # 0.3, 0.2 and 0.1 s before the last picture, and it
+    assert last.first == 41
+    assert last.times == pytest.approx((1.64, 1.76, 1.84, 1.96))
+    for start, count, shown in ((0.0, 3, [0, 2, 5]), (0.5, 3, [12, 15, 17]), (1.85, 9, [46, 48])):
+        made = excerpts.read(tmp_path / "film", (64, 128), start, count, 10.0)
+        assert torch.equal(made.frames, whole[shown]), start
+    slow = excerpts.read(tmp_path / "film", (64, 128), None, 4, 50.0)
+    assert torch.equal(slow.frames, whole[[47, 48, 48, 49]])
+    assert len(excerpts.read(tmp_path / "film", (64, 128), None, 99, 10.0).frames) == 20
+
+
+def test_an_outline_names_the_part_that_frames_show(tmp_path: Path) -> None:
+    encode(tmp_path / "film.mp4", "libx264", "mp4", film(5, 64, 128))
+    assert excerpts.outline(tmp_path / "film.mp4", (32, 32)) == excerpts.Outline((64, 128), (64, 64), 25.0)
 
 
 PEAK = """
@@ -135,7 +152,7 @@ from components.video import excerpts, video
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 path = Path(sys.argv[1])
 excerpts.read(path, (64, 64), 0.0, 1)
-excerpts.last(Path(sys.argv[2]), (64, 64), 1)
+excerpts.read(Path(sys.argv[2]), (64, 64), None, 1)
 before = peak()
 assert len(eval(sys.argv[3]).frames) == 16
 print(peak() - before)
@@ -147,8 +164,8 @@ print(peak() - before)
     [
         ("mp4", "excerpts.read(path, (64, 64), 19.0, 16)"),
         ("mp4", "excerpts.part(path, (360, 640), 0, 16)"),
-        ("mp4", "excerpts.last(path, (360, 640), 16)"),
-        ("mpegts", "excerpts.last(path, (360, 640), 16)"),
+        ("mp4", "excerpts.read(path, (360, 640), None, 16)"),
+        ("mpegts", "excerpts.read(path, (360, 640), None, 16)"),
     ],
 )
 def test_an_excerpt_of_a_long_video_takes_the_memory_of_a_few_frames(tmp_path: Path, form: str, call: str) -> None:

@@ -111,15 +111,17 @@ def test_the_parts_of_a_long_video_are_the_whole(tmp_path: Path, monkeypatch: py
     whole = video.read(tmp_path / "clip.mp4", (24, 24))
     monkeypatch.setattr(pictures, "CHUNK_FRAMES", 7)
     parts = list(video.frames(tmp_path / "clip.mp4", (24, 24)))
-    assert [len(part) for part in parts] == [7, 7, 6]
-    assert torch.equal(torch.cat(parts), whole.frames)
+    assert [len(part.frames) for part in parts] == [7, 7, 6]
+    assert torch.equal(torch.cat([part.frames for part in parts]), whole.frames)
+    assert [time for part in parts for time in part.times] == pytest.approx([number / 10 for number in range(20)])
+    assert [part.end for part in parts] == pytest.approx([0.7, 1.4, 2.0])
     assert video.read(tmp_path / "clip.mp4", (24, 24)).repeated == whole.repeated
 
 
 def test_large_pictures_come_in_small_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video.write(tmp_path / "clip.mp4", film(6), 10)
     monkeypatch.setattr(pictures, "CHUNK_BYTES", 2 * 48 * 64 * 3)
-    assert [len(part) for part in video.frames(tmp_path / "clip.mp4", (24, 24))] == [2, 2, 2]
+    assert [len(part.frames) for part in video.frames(tmp_path / "clip.mp4", (24, 24))] == [2, 2, 2]
 
 
 def test_a_picture_narrower_than_its_memory_is_read_without_what_is_beside_it(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_version_is_that_of_the_installed_package():
     ("words", "sentence"),
     [
         ("bogus", "No such command 'bogus'"),
-        ("predict --row x", "Missing argument 'VIDEO'"),
+        ("predict --row x --scale 0", "Invalid value for '--scale'"),
         ("predict clip.mp4", "Missing option '--row'"),
         ("predict clip.mp4 --row x --frames many", "Invalid value for '--frames'"),
         ("demo --port 70000", "Invalid value for '--port'"),

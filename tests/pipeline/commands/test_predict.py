@@ -29,6 +29,7 @@ def options(folder, **changes):
         "words": None,
         "actions": None,
         "out": None,
+        "scale": None,
     }
     return predict.Options(**values | changes)
 
@@ -43,9 +44,13 @@ def test_a_folder_gives_films_strips_and_times_and_a_bad_file_in_it_is_skipped(f
     }
     assert video.read(out / "one.mp4", (256, 512)).sizes == ((256, 512),)  # two futures side by side, enlarged
     assert len(video.read(out / "one.gif", (256, 512)).frames) == 3 + 4
-    panels = video.read(out / "one-panels.mp4", (256, 1024))  # truth, canvas, order, prediction
-    truth = video.fit(video.read(folder / "videos" / "one.mp4", (32, 32)).frames, (32, 32))[5:9]
-    assert (panels.frames[:, :, ::8, 4:256:8].float() - truth.float()).abs().mean() < 4
+    panels = video.read(out / "one-panels.mp4", (294, 1048))  # truth, canvas, order, prediction, below their names
+    assert panels.sizes == ((294, 1048),)
+    frames = video.fit(video.read(folder / "videos" / "one.mp4", (32, 32)).frames, (32, 32))[2:9]
+    assert (panels.frames[:, :, 26:282:8, 4:256:8].float() - frames.float()).abs().mean() < 4  # context, then truth
+    assert (panels.frames[:3, :, 26:282:8, 268:520:8].float() - frames[:3].float()).abs().mean() < 4
+    bar = panels.frames[:, 2, 288].float().mean(1)  # blue, where the prediction has begun
+    assert bar[3] > bar[2] + 5
     assert Image.open(out / "one.png").height > 5 * 96  # five lanes at least
     timing = json.loads((out / "timing.json").read_text())
     one = timing["predictions"][0]
@@ -59,16 +64,16 @@ def test_a_folder_gives_films_strips_and_times_and_a_bad_file_in_it_is_skipped(f
 
 def test_truth_that_ends_early_is_black_and_none_is_left_out():
     frames = torch.full((5, 3, 32, 32), 200, dtype=torch.uint8)
-    from pipeline.commands.predict import PredictedVideo, panels, to_gallery
+    from pipeline.commands.predict import PredictedVideo, to_gallery, to_panels
     from pipeline.commands.video_predictor import Context, Step
 
     maps = torch.zeros(1, 4, 4)
     steps = [Step(index, frames[:1], None, maps, maps.long()) for index in range(3)]
     prediction = PredictedVideo("x", Context(frames[:1], (), 0), frames[:2], steps, {})
-    assert panels(prediction).shape == (3, 3, 32, 96)
-    assert panels(prediction)[2, :, :, :32].max() == 0
+    shown = {panel.name: panel.present.tolist() for panel in to_panels(prediction)}
+    assert shown == {"truth": [True, True, True, False], "order": [True] * 4, "prediction": [True] * 4}
     no_truth = PredictedVideo("x", prediction.context, frames[:0], steps, {})
-    assert panels(no_truth).shape == (3, 3, 32, 64)
+    assert [panel.name for panel in to_panels(no_truth)] == ["order", "prediction"]
     film = predict.galleries.filmstrip(to_gallery(prediction), 0, truth_frames=2)
     lanes = {lane.name: lane.present.tolist() for lane in film.lanes}
     assert lanes["context | truth"] == [True, True, True, False]
@@ -84,7 +89,7 @@ def test_truth_that_ends_early_is_black_and_none_is_left_out():
         ({"settings": ["sets=[1"]}, "is not a valid value"),
         ({"settings": ["steps=3"]}, "unknown key steps"),
         ({"row": "other"}, "row 'other' is not trained"),
-        ({"context": 30}, "has 18 frames from 0.25 s on, but --context is 30; lower --context or --start"),
+        ({"context": 30}, "has 18 frames from 0.25 s on, but the context is 30; lower it, or start earlier"),
         ({"start": 99.0}, "lasts 2.5 s, so it has no frame at 99 s; start earlier"),
         ({"frames": 0}, "frames is 0"),
         ({"device": "teapot"}, "torch cannot use the device teapot"),
@@ -153,3 +158,40 @@ def test_a_video_is_never_overwritten(folder, tmp_path):
         predict.run(options(folder, video=given, out=tmp_path), folder)
     assert given.read_bytes() == before
     assert list(tmp_path.iterdir()) == [given]
+
+
+def test_a_video_is_continued_from_its_end_unless_a_start_is_given(folder, tmp_path, capsys):
+    file = folder / "videos" / "one.mp4"
+    predict.run(options(folder, video=file, start=None, context=None, futures=1, out=tmp_path), folder)
+    assert f"{file}: cropped from 48 x 40 to 40 x 40, resized to 32 x 32, 8 frames a second" in capsys.readouterr().out
+    (one,) = json.loads((tmp_path / "timing.json").read_text())["predictions"]
+    assert one["first_frame"] == 15
+    assert one["input"].endswith("context: the last 5 frames, 1.88 to 2.38 s")
+    made = video.read(tmp_path / "one.mp4", (256, 256)).frames[:5, :, 4::8, 4::8]
+    end = video.read(file, (32, 32)).frames[-5:]
+    assert (made.float() - end.float()).abs().mean() < 4
+    panels = video.read(tmp_path / "one-panels.mp4", (294, 784))
+    assert panels.sizes == ((294, 784),)  # canvas, order and prediction: there is no truth after the end
+
+
+def test_pictures_are_enlarged_as_often_as_the_user_says(folder, tmp_path):
+    file = folder / "videos" / "one.mp4"
+    predict.run(options(folder, video=file, futures=1, scale=2, out=tmp_path), folder)
+    assert video.read(tmp_path / "one.mp4", (64, 64)).sizes == ((64, 64),)
+    assert Image.open(tmp_path / "one.gif").size == (64, 64)
+    small = Image.open(tmp_path / "one.png").size
+    predict.run(options(folder, video=file, futures=1, scale=4, out=tmp_path), folder)
+    assert Image.open(tmp_path / "one.png").width > 1.5 * small[0]
+
+
+def test_a_video_unlike_those_of_the_training_is_told_and_predicted(folder, tmp_path, capsys, monkeypatch):
+    file = folder / "videos" / "one.mp4"
+    monkeypatch.setattr(predict.VideoPredictor, "unlike", lambda self, context: "looks unlike")
+    predict.run(options(folder, video=file, out=tmp_path), folder)
+    assert f"{file} looks unlike" in capsys.readouterr().err
+    assert json.loads((tmp_path / "timing.json").read_text())["predictions"][0]["warning"] == "looks unlike"
+
+
+def test_a_row_without_an_example_asks_for_a_video(folder):
+    with pytest.raises(InputError, match=r"kuka-canvasmar has no example video in .*; name a video"):
+        predict.run(options(folder, video=None), folder)

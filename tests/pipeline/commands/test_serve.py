@@ -19,6 +19,8 @@ import requests
 import torch
 from PIL import Image
 
+from components.video import video
+from pipeline.commands.prediction import inputs
 from pipeline.commands.video_predictor import VideoPredictor
 from tests.pipeline.untrained import build
 
@@ -116,20 +118,38 @@ def pictures(lines: list[dict], kind: str) -> torch.Tensor:
 
 
 def test_requests_at_the_same_time_have_the_frames_of_their_own_seeds_canvas_first(served):
-    video = served / "videos" / "one.mp4"
-    body = video.read_bytes()
-    questions = [{"seed": seed, "frames": 4, "context": context} for seed in range(4) for context in (1, 4)]
+    film = served / "videos" / "one.mp4"
+    body = film.read_bytes()
+    questions = [{"seed": seed, "frames": 4, "context": context, "start": 0} for seed in range(4) for context in (1, 4)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda question: ask(body, **question), questions))
     predictor = VideoPredictor.open(served, "kuka-canvasmar", "cpu")
     for question, lines in zip(questions, answers, strict=True):
         kinds = [line["kind"] for line in lines]
         assert kinds == ["canvas", "canvas", "frame", "frame"] * 2 + ["end"]
-        context = predictor.prepare(video, context=question["context"])
+        context = predictor.prepare(film, context=question["context"])
         steps = list(predictor.stream(context, frames=4, seed=question["seed"]))
         for kind in ("canvas", "frame"):
             truth = torch.cat([getattr(step, kind) for step in steps]).int()
             assert (pictures(lines, kind).int() - truth).abs().max() <= 1  # another batch rounds sums otherwise
+
+
+def test_a_long_video_is_continued_from_its_end_or_from_a_time(served, tmp_path):
+    """Longer than any limit of a whole video, and only the context of it is decoded."""
+    ramp = (torch.arange(1200) % 200)[:, None, None, None] + torch.linspace(0, 50, 48)
+    video.write(tmp_path / "long.mp4", ramp.expand(1200, 3, 40, 48).to(torch.uint8), 8)
+    body = (tmp_path / "long.mp4").read_bytes()
+    predictor = VideoPredictor.open(served, "kuka-canvasmar", "cpu")
+    for question, start, account in (
+        ({}, None, "context: the last 5 frames, 149.38 to 149.88 s"),
+        ({"start": 100, "context": 3}, 100.0, "context: 3 frames, 100.00 to 100.25 s"),
+    ):
+        lines = ask(body, frames=2, **question)
+        found = inputs.read(tmp_path / "long.mp4", (32, 32), None, start=start, context=question.get("context"))
+        context = predictor.prepare(found.context)
+        truth = torch.cat([step.frame for step in predictor.stream(context, frames=2)]).int()
+        assert (pictures(lines, "frame").int() - truth).abs().max() <= 1
+        assert lines[-1]["input"].endswith(account)
 
 
 def test_a_request_beyond_its_time_or_the_queue_is_told_so_and_leaves_nothing_behind(folder, hurried):
@@ -209,11 +229,12 @@ def test_requests_whose_replicas_are_killed_one_after_the_other_have_all_their_f
     """One in the middle of its stream, and others that may not have begun."""
     from pipeline.commands.serve import ray
 
-    video = served / "videos" / "one.mp4"
-    _, lines = begin(ADDRESS, video.read_bytes(), frames=32, seed=0)
+    film = served / "videos" / "one.mp4"
+    where = {"frames": 32, "context": 1, "start": 0}
+    _, lines = begin(ADDRESS, film.read_bytes(), **where, seed=0)
     known = [next(lines)]
     with ThreadPoolExecutor(3) as pool:
-        others = [pool.submit(ask, video.read_bytes(), frames=32, seed=seed) for seed in (1, 2, 3)]
+        others = [pool.submit(ask, film.read_bytes(), **where, seed=seed) for seed in (1, 2, 3)]
         replicas = [
             one for one in ray.util.list_named_actors(all_namespaces=True) if "canvasmar#Replica" in one["name"]
         ]
@@ -224,7 +245,7 @@ def test_requests_whose_replicas_are_killed_one_after_the_other_have_all_their_f
         answers = [known + list(lines), *(other.result() for other in others)]
     assert metric(ADDRESS, 'replica_deaths_total{status="503"}') >= 1
     predictor = VideoPredictor.open(served, "kuka-canvasmar", "cpu")
-    context = predictor.prepare(video, context=1)
+    context = predictor.prepare(film, context=1)
     for seed, answer in enumerate(answers):
         assert answer[-1]["kind"] == "end", answer[-1]
         truth = torch.cat([step.frame for step in predictor.stream(context, frames=32, seed=seed)])
@@ -238,7 +259,8 @@ def test_a_hundred_malformed_requests_are_refused_each_with_its_sentence(served)
     bodies += [chance.bytes(int(size)) for size in chance.integers(1, 4000, 45)]
     queries = [{"frames": value} for value in ("0", "65", "-1", "x", "[1", "1.5", "", "null", "true", "ten")]
     queries += [{"seed": value} for value in ("-1", "x", "null", "", "0.5", "{}", "[0]", "one")]
-    queries += [{"context": value} for value in ("21", "-2", "x", "", "null", "0.5", "all")]
+    queries += [{"context": value} for value in ("21", "-2", "x", "", "0.5", "all")]
+    queries += [{"start": "-1"}]
     queries += [{name: "1"} for name in ("steps", "Frames", "sets", "frames ", "guidance")]
     types = ("text/html", "text/plain", "application/json", "image/png", "multipart/form-data", "video")
     ways = [(method, path) for method in ("GET", "PUT", "DELETE") for path in ("/predict", "/x")]
