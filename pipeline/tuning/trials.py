@@ -7,6 +7,7 @@ import random
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ POLL_SECONDS: Final = 0.5
 RETRIES: Final = 3  # attempts after the first of a trial whose process or node was lost
 CHECKPOINTS: Final = 2  # of each trial; the newest may be unfinished when the search is killed
 POPULATION_CHECKPOINTS: Final = 4  # of a trial that others copy, which may start after the trial has reported again
+FAILED: Final = "failed-"  # begins the names of the files that say which trials ended with an error of Python
+NOTICE_SECONDS: Final = 0.5  # between this file and the error; the driver looks for files before each event it handles
 STATE: Final = "state"  # folder of a trial's state in a checkpoint
 PICKLES: Final = ("search_gen_state-*.json", "searcher-state-*.pkl", "basic-variant-state-*.json")  # of Tune
 
@@ -94,7 +97,7 @@ def search(
     np.random.seed(seed)
     num_to_keep = POPULATION_CHECKPOINTS if schedulers.is_population(scheduler) else CHECKPOINTS
     path, collector = storage.resolve() / name, Collector.remote()  # type: ignore[attr-defined]
-    trainable = _trainable(trial, shared, collector, concurrent)
+    trainable = _trainable(trial, shared, collector, concurrent, path)
     tuner = _restore(path, trainable, label) or tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -108,6 +111,7 @@ def search(
             name=name,
             storage_path=str(path.parent),
             verbose=0,
+            callbacks=[OnlyLostTrials(path)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=num_to_keep),
         ),
@@ -115,6 +119,8 @@ def search(
     )
     rows = _rows(_fit(tuner, collector, total, label))
     usage.TOTAL.uses.update(ray.get(collector.read.remote()))
+    for file in path.glob(f"{FAILED}*"):
+        file.unlink()
     if keep is not None:
         shutil.rmtree(keep, ignore_errors=True)
         keep.parent.mkdir(parents=True, exist_ok=True)
@@ -182,8 +188,11 @@ def _population(settings: Suggester | Searcher, scheduler: TrialScheduler | None
     return {"param_space": {"trial": numbers, **{path: value(path) for path in points[0]}}}
 
 
-def _trainable(trial: Trial, shared: Any, collector: Any, concurrent: int) -> Any:
-    """Return the trial as a Tune function with its share of the cluster's CPUs and GPUs."""
+def _trainable(trial: Trial, shared: Any, collector: Any, concurrent: int, path: Path) -> Any:
+    """Return the trial as a Tune function with its share of the cluster's CPUs and GPUs.
+
+    An error of Python leaves a file in the folder `path` of the search, for OnlyLostTrials.
+    """
     threads = cluster.cpus_per_task(concurrent)
     gpus = ray.cluster_resources().get("GPU", 0.0)
     resources = {"cpu": float(threads)}
@@ -193,28 +202,19 @@ def _trainable(trial: Trial, shared: Any, collector: Any, concurrent: int) -> An
     def trainable(config: dict[str, Any], shared: Any) -> None:
         torch.set_num_threads(threads)
         measure, number = cluster.measure(), _number(tune.get_context().get_trial_name())
-        if error := ray.get(collector.error.remote(number)):
-            raise error  # Tune repeats every failed trial; an error of Python would come again
         try:
             setting = {path: value for path, value in config.items() if path != "trial"}
             result = trial(number, setting, shared)
             for report in [Report(result, None)] if isinstance(result, Mapping) else result:
                 _report(report)
-        except Exception as error:
-            ray.get(collector.fail.remote(number, _sendable(error)))
+        except Exception:
+            (path / f"{FAILED}{number}").touch()
+            time.sleep(NOTICE_SECONDS)
             raise
         finally:
             collector.add.remote(number, measure.key, measure.use())
 
     return tune.with_resources(tune.with_parameters(trainable, shared=shared), resources)
-
-
-def _sendable(error: Exception) -> Exception:
-    """Return the error, or one with its text if it cannot be pickled."""
-    try:
-        return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
-    except Exception:  # an error of a library may fail in its own way
-        return RuntimeError(_last_line(error))
 
 
 def _report(report: Report) -> None:
@@ -225,6 +225,23 @@ def _report(report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Path(folder) / STATE, report.state(), {})
         tune.report(dict(report.metrics), checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+class OnlyLostTrials(tune.Callback):
+    """Leaves second attempts to trials whose process or node was lost: Tune repeats every failed trial.
+
+    An error of Python would come again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Take the attempts from the trials that have reported an error of Python."""
+        failed = {file.name for file in self.folder.glob(f"{FAILED}*")}
+        for trial in trials:
+            if f"{FAILED}{_number(str(trial))}" in failed:
+                trial.max_failures = 0
 
 
 def _name(trial: Any) -> str:
@@ -239,25 +256,16 @@ def _number(name: str | None) -> int:
 
 @ray.remote(num_cpus=0)
 class Collector:
-    """Actor that collects resource usage and errors of the trials that have ended since the driver started."""
+    """Actor that collects the resource usage of the trials that have ended since the driver started."""
 
     def __init__(self) -> None:
         self.uses: dict[str, usage.Usage] = {}
         self.ended: set[int] = set()
-        self.errors: dict[int, Exception] = {}
 
     def add(self, number: int, key: str, use: usage.Usage) -> None:
         """Store the usage of a part of a trial."""
         self.uses[key] = use
         self.ended.add(number)
-
-    def fail(self, number: int, error: Exception) -> None:
-        """Store the error of Python that ended a trial."""
-        self.errors[number] = error
-
-    def error(self, number: int) -> Exception | None:
-        """Return the error of Python that ended a trial, if any."""
-        return self.errors.get(number)
 
     def read(self) -> dict[str, usage.Usage]:
         """Return the usage of all ended trials."""
@@ -308,8 +316,4 @@ def _rows(results: tune.ResultGrid) -> list[dict[str, Any]]:
 
 def _reason(error: Exception) -> str:
     """Return why a trial failed, in one line."""
-    return cluster.death_message(error) or _last_line(error)
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return cluster.death_message(error) or str(error).strip().splitlines()[-1]

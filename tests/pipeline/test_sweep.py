@@ -208,6 +208,23 @@ def test_a_search_over_training_scores_short_trainings_and_keeps_the_sampler(her
     assert len(children(here, run)) == 3
 
 
+@pytest.mark.faults
+def test_a_population_of_trainings_copies_weights_and_leaves_rays_folder(here: Path, parts: Path) -> None:
+    population = {"kind": "pbt", "perturbation_interval": 2, "quantile_fraction": 0.5, "resample_probability": 0.0}
+    space = {"recipe": {"learning_rate": {"loguniform": [1e-4, 1e-2]}}}
+    change = {"stopper": population, "space": space, "steps": 6, "keep": True}
+    metrics, out, run = search(here, parts, "population", change, TRAINING)
+    table = pd.read_csv(out / "trials.csv")
+    assert metrics["trials"] == len(table) == 3
+    assert table["step"].tolist() == [6, 6, 6]
+    assert set(table["status"]) == {"finished"}
+    assert table["recipe.learning_rate"].between(1e-4, 1e-2).all()
+    kept = here / "data" / "ray_results" / "population"
+    assert (kept / "pbt_global.txt").read_text().count("recipe.learning_rate") > 0
+    assert sorted(path.name for path in kept.glob("trial-*")) == ["trial-0", "trial-1", "trial-2"]
+    assert len(children(here, run)) > 3  # each part of a trial, with its own settings
+
+
 def test_a_training_search_from_other_weights_does_not_resume(
     tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,7 +135,10 @@ def test_a_trial_that_fails_is_a_failed_trial_and_what_a_process_has_loaded_serv
     assert [row[2] for row in found] == ["finished"] * 3 + ["failed"] + ["finished"] * 2
     assert [row[1] for row in found if row[2] == "finished"] == ["0.0", "1.0", "4.0", "16.0", "25.0"]
     assert "trial 3 failed" in (tmp_path / "out").read_text()
-    assert "three is not liked" in (tmp_path / "out").read_text()
+    assert "trial 3 failed: ValueError: three is not liked" in (tmp_path / "out").read_text()
+    assert [line.split()[0] for line in (tmp_path / "ran").read_text().splitlines()].count(
+        "3"
+    ) == 1  # no second attempt
     assert len((tmp_path / "loaded").read_text().splitlines()) <= 3  # two processes, and one after the failure
     assert not (tmp_path / "state" / "listed").exists()
 
