@@ -148,9 +148,9 @@ def sheet(film: Filmstrip, scale: int | None = None) -> bytes:
         middle = left + (x + film.lanes[0].frames.shape[2] / 2) * times
         pen.text((middle, top - 8), str(frame), DIM if column < film.context else ACCENT, font(13), anchor="ms")
     if 0 < film.context < len(film.indices):
-        x = left + (left_edges[film.context] - _CONTEXT_GAP / 2) * times
-        pen.line((x, top - 22, x, page.height - 8), ACCENT, 2)
-        pen.text((x + 6, top - 30), "predicted from here", ACCENT, font(12), anchor="ls")
+        border = left + (left_edges[film.context] - _CONTEXT_GAP / 2) * times
+        pen.line((border, top - 22, border, page.height - 8), ACCENT, 2)
+        pen.text((border + 6, top - 30), "predicted from here", ACCENT, font(12), anchor="ls")
     for row, lane in enumerate(film.lanes):
         y = top + row * step
         pen.text((16, y + height * times / 2), lane.name, LIGHT, font(14), anchor="lm")

@@ -135,9 +135,7 @@ def predict(
         typer.Option(min=1, max=32, metavar="N", help="Enlarge pictures N times.  [default: to about 256 pixels]"),
     ] = None,
 ) -> None:
-    """Continue videos with a trained row, or with shipped weights.
-
-    A row that is not trained is predicted with the weights in pretrained/, if they are there.
+    """Continue videos with a trained row, or with the weights in pretrained/ if the row is not trained here.
 
     The context is the end of each video, or begins at --start. Prints what was done to each file: crop, size, frame
     rate, seconds. Writes for each video an MP4 and a GIF of context and prediction, a PNG strip, and an MP4 of

@@ -1,6 +1,7 @@
 """Command `demo`: serve a web page on this machine that shows predictions of trained rows while they are computed."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -130,12 +131,12 @@ class Backend:
         self.samples: dict[str, Callable[[], InputVideo]] = {}  # name -> its reader
         for row, predictor in predictors.items():
             if predictor.row and predictor.row.shipped:
-                self.samples[f"{row}: {rows.EXAMPLE}"] = lambda row=row: self.read_example(root, row)
+                self.samples[f"{row}: {rows.EXAMPLE}"] = partial(self.read_example, root, row)
         for folder in sorted((root / "data" / "clips").glob("*")):
             if folder.is_dir() and not folder.name.startswith("."):
                 clips = Clips.open(folder, "test")
                 for index in range(min(SAMPLES, len(clips))):
-                    self.samples[clips.name(index)] = lambda clips=clips, index=index: self.read_clip(clips, index)
+                    self.samples[clips.name(index)] = partial(self.read_clip, clips, index)
         self.names = list(self.samples)
 
     def default_row(self) -> str:

@@ -140,7 +140,7 @@ class VideoPredictor(Predictor):
     @property
     def fps(self) -> float | None:
         """Frames per second of the training clips; None if unknown."""
-        return self.row and self.row.fps
+        return None if self.row is None else self.row.fps
 
     def with_settings(self, **settings: Any) -> SamplerConfig:
         """Return the sampler with some settings changed. Raise InputError if a name or a value is invalid."""
@@ -176,7 +176,7 @@ class VideoPredictor(Predictor):
     def unlike(self, context: Context) -> str | None:
         """Return a warning if the context looks unlike the training clips, else None; see `familiarity`."""
         value = float(familiarity.surprise(self.encode(context.frames[None])).item())
-        return familiarity.warning(value, self.row and self.row.surprise)
+        return familiarity.warning(value, None if self.row is None else self.row.surprise)
 
     def stream(
         self,

@@ -91,7 +91,7 @@ def search(
     to `keep` at the end, or deleted.
     """
     if isinstance(settings, Sequence):
-        settings, total = FixedList(settings), len(settings)
+        total, settings = len(settings), FixedList(settings)
     assert total is not None
     random.seed(seed)  # the generators that Ray Tune's schedulers draw from
     np.random.seed(seed)

@@ -78,7 +78,13 @@ def build_searcher(
     Raise InputError if the searcher is not installed, does not accept an option, or cannot search the space.
     """
     cls = library.find("algorithm", algorithm.kind, SEARCH_ALG_IMPORT)
-    own = {"space": None, "metric": None, "mode": None, "points_to_evaluate": None, "evaluated_rewards": None}
+    own: dict[str, Any] = {
+        "space": None,
+        "metric": None,
+        "mode": None,
+        "points_to_evaluate": None,
+        "evaluated_rewards": None,
+    }
     own |= dict.fromkeys(SEEDS, seed) | {"max_concurrent": concurrent}
     searcher = library.build("algorithm", cls, algorithm.options, own)
     if algorithm.kind == "optuna":
