@@ -135,11 +135,12 @@ def predict(
         typer.Option(min=1, max=32, metavar="N", help="Enlarge pictures N times.  [default: to about 256 pixels]"),
     ] = None,
 ) -> None:
-    """Continue videos with a trained row, or with the weights in pretrained/ if the row is not trained here.
+    """Continue videos with a trained row, or with shipped weights.
 
-    The context is the end of each video, or begins at --start. Prints what was done to each file: crop, size, frame
-    rate, seconds. Writes for each video an MP4 and a GIF of context and prediction, a PNG strip, and an MP4 of
-    truth, canvas, order and prediction side by side; and timing.json for all videos together.
+    A row that is not trained here is predicted with the weights in pretrained/, if they are there. The context is
+    the end of each video, or begins at --start. Prints what was done to each file: crop, size, frame rate, seconds.
+    Writes for each video an MP4 and a GIF of context and prediction, a PNG strip, and an MP4 of truth, canvas,
+    order and prediction side by side; and timing.json for all videos together.
     """
     with _project() as root:
         from pipeline.commands.predict import Options, run
