@@ -137,19 +137,18 @@ def predict(
 ) -> None:
     """Continue videos with a trained row, or with shipped weights.
 
-    A row that is not trained here is predicted with the weights in pretrained/, if they are there. The context is
-    the end of each video, or begins at --start. Prints what was done to each file: crop, size, frame rate, seconds.
-    Writes for each video an MP4 and a GIF of context and prediction, a PNG strip, and an MP4 of truth, canvas,
-    order and prediction side by side; and timing.json for all videos together.
+    A row that is not trained here has the weights in pretrained/. The context is the end of each video, or begins at
+    --start. Prints what was done to each file: crop, size, frame rate, seconds. Writes for each video an MP4 and a GIF
+    of context and prediction, a PNG strip, and an MP4 of truth, canvas, order and prediction side by side; and
+    timing.json for all videos together.
     """
     with _project() as root:
         from pipeline.commands.predict import Options, run
 
-        options = Options(
+        run(Options(
             video=video, row=row, start=start, context=context, frames=frames, futures=futures, seeds=seed,
             settings=settings, words=words, actions=actions, device=device, out=out, scale=scale,
-        )  # fmt: skip
-        run(options, root)
+        ), root)  # fmt: skip
 
 
 @app.command(epilog=_examples("canvasmar demo", "canvasmar demo --port 8080 --device cpu"))
