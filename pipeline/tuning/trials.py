@@ -119,6 +119,12 @@ def search(
     )
     rows = _rows(_fit(tuner, collector, total, label))
     usage.TOTAL.uses.update(ray.get(collector.read.remote()))
+    _put_away(path, keep)
+    return rows
+
+
+def _put_away(path: Path, keep: Path | None) -> None:
+    """Move the folder of a finished search to `keep`, replacing what is there; delete the folder if `keep` is None."""
     for file in path.glob(f"{FAILED}*"):
         file.unlink()
     if keep is not None:
@@ -126,7 +132,6 @@ def search(
         keep.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, keep)
     shutil.rmtree(path, ignore_errors=True)
-    return rows
 
 
 def _restore(path: Path, trainable: Any, label: str) -> tune.Tuner | None:
