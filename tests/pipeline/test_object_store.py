@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import FileSelector, S3FileSystem
 
-from tests.conftest import require_keys
+from tests.conftest import set_free_requests
 from tests.pipeline import conftest
 from tests.pipeline.conftest import free_port
 
@@ -78,7 +78,7 @@ def test_what_is_pushed_is_pulled_into_a_fresh_clone_where_nothing_runs_again(pr
 def test_a_key_that_the_store_refuses_ends_a_pull_and_leaves_the_project_as_it_was(project, s3):
     run(project, "dvc", "remote", "add", "--default", "store", "s3://bucket/project")
     run(project, "dvc", "repro", "simulate@kuka")
-    require_keys(s3)
+    set_free_requests(s3, "0")
     refused = run(project, "dvc", "push", "simulate@kuka", check=False)
     assert refused.returncode != 0
     assert "Running stage" not in run(project, "dvc", "repro", "simulate@kuka").stdout
