@@ -191,7 +191,9 @@ def test_models_build_and_recipes_samplers_and_searches_can_be_followed(name: st
         assert recipe.checkpoint_every % recipe.log_every == 0  # a checkpoint is written after a look at the loss
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in ("compare", "long", "variants", "videomar")])
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if name not in ("compare", "long", "search", "variants", "videomar")]
+)
 def test_a_model_with_a_canvas_stands_beside_the_same_without_it(name: str) -> None:
     first, second, *_ = (Row(name, row) for row in tables(name)["experiments"])
     assert first.model.canvas is not None
