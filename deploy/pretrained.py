@@ -11,7 +11,8 @@ from pathlib import Path
 from components.datasets import actions
 from components.foundation import checkpoint, config
 from components.foundation.errors import InputError
-from components.foundation.files import read_json, write_json, write_text
+from components.foundation.files import write_json, write_text
+from components.reporting.results import read_evaluation
 from pipeline.commands.prediction import rows
 from pipeline.commands.video_predictor import VideoPredictor
 
@@ -59,20 +60,15 @@ def copy_example(root: Path, name: str, video: str, out: Path) -> None:
 
 
 def card(root: Path, row: rows.Row) -> str:
-    """Return the model card, with the scores in metrics/evaluate."""
+    """Return the model card, with the scores of the row's evaluation."""
     predictor = VideoPredictor.of(row.model, row.autoencoder, row.sampler, "cpu")
-    scores = read_json(root / "metrics" / "evaluate" / f"{row.name}.json")
+    evaluation = read_evaluation(root / "data" / "evaluations" / row.name)
     lines = []
-    for name, suffix in (
-        (row.name, ""),
-        ("copy last frame", "_copy_last_frame"),
-        ("VAE reconstruction", "_VAE_reconstruction"),
-    ):
-        found = [scores.get(f"{key}{suffix}") for key in COLUMNS]
-        cells = [
-            "–" if value is None else f"{value:.{COLUMNS[key]}f}" for key, value in zip(COLUMNS, found, strict=True)
-        ]
-        lines.append(f"| {' | '.join([name, *cells])} |")
+    for name in (row.name, "copy last frame", "VAE reconstruction"):
+        line = evaluation.line(name)
+        metrics = {} if line is None else line.metrics
+        found = [(f"{metrics[key]:.{digits}f}" if key in metrics else "–") for key, digits in COLUMNS.items()]
+        lines.append(f"| {' | '.join([name, *found])} |")
     parameters, vae_parameters = (
         sum(weight.numel() for weight in module.state_dict().values()) / 1e6
         for module in (predictor.model, predictor.vae)
