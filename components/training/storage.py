@@ -100,10 +100,14 @@ class Storage:
         try:
             yield
         except OSError as error:
-            remedy = "check the address, its credentials and the connection"
-            if self.folder is not None:
-                remedy = "free space or grant write access"
-            raise InputError(
-                f"the checkpoints in {self} cannot be read or written ({reason(error)}); {remedy}; the same command "
-                "resumes from the last checkpoint there"
-            ) from None
+            raise InputError(self.problem(error)) from None
+
+    def problem(self, error: Exception) -> str:
+        """Return a sentence that says what failed in this folder, and what to do."""
+        remedy = "check the address, its credentials and the connection"
+        if self.folder is not None:
+            remedy = "free space or grant write access"
+        return (
+            f"the checkpoints in {self} cannot be read or written ({reason(error)}); {remedy}; the same command "
+            "resumes from the last checkpoint there"
+        )

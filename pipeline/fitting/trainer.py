@@ -93,7 +93,7 @@ def fit(job: FitJob, log: Log, callbacks: Sequence[ray.train.UserCallback] = ())
     with (
         meter(job.label, job.recipe.steps, "steps") as progress,
         _monitored(board, progress, log, job.recipe.num_workers[0]),
-        _errors_explained(board),
+        _errors_explained(board, storage),
     ):
         # in a daemon thread, because in the main thread Ray handles Ctrl-C and stops without a checkpoint
         pool = ThreadPool(1)
@@ -161,7 +161,7 @@ def _scaling(recipe: RecipeConfig) -> tuple[Any, int]:
 
 
 @contextmanager
-def _errors_explained(board: Any) -> Iterator[None]:
+def _errors_explained(board: Any, storage: Storage) -> Iterator[None]:
     """Replace an error of Ray by the InputError of a worker, or by why processes died or workers did not start."""
     try:
         yield
@@ -177,7 +177,7 @@ def _errors_explained(board: Any) -> Iterator[None]:
         for failure in failures:
             message = message or death_message(failure, LESS_MEMORY)
         if message is None and isinstance(error, ray.train.ControllerError):
-            message = _start_error(error.controller_failure)
+            message = _controller_error(error.controller_failure, storage)
         if message is None:
             raise
         raise InputError(message) from error
@@ -202,8 +202,10 @@ def _check_capacity(fewest: int, too_small: bool) -> bool:
     return capacity < fewest
 
 
-def _start_error(failure: Exception) -> str:
-    """Return why the workers did not start, and what to do."""
+def _controller_error(failure: Exception, storage: Storage) -> str:
+    """Return why Ray's controller could not write its list of checkpoints, or not start workers, and what to do."""
+    if isinstance(failure, OSError):
+        return storage.problem(failure)
     cause = getattr(failure, "cause", failure)  # the worker's error, without Ray's wrapper
     reason = " ".join(str(cause).split())[:300]
     if isinstance(cause, OSError | RuntimeError) and cause is not failure:
