@@ -247,15 +247,20 @@ def test_the_command_finds_the_actions_of_a_file_by_the_end_of_its_path(predicto
     rows = [(name, GIVEN[number].numpy()) for number, name in enumerate(("videos/one.mp4", "other/one.mp4"))]
     actions.write_csv(path, ("x", "y"), rows)
     table = actions.read(path)
-    found = predict.find_actions(table, folder / "videos" / "one.mp4", predictor, "kuka-canvasmar", 3)
+    found = predict.find_actions(table, folder / "videos" / "one.mp4", predictor, "kuka-canvasmar", 3, 2)
     assert np.array_equal(found.astype(np.float32), GIVEN[0, 3:].numpy())
-    assert predict.find_actions(None, folder / "videos" / "one.mp4", predictor, "kuka-canvasmar", 3) is None
+    assert predict.find_actions(None, folder / "videos" / "one.mp4", predictor, "kuka-canvasmar", 3, 2) is None
     for name in (f"{folder.absolute()}/videos/one.mp4", "./videos/one.mp4", "videos\\One.MP4"):
         actions.write_csv(path, ("x", "y"), [(name, GIVEN[0].numpy()), rows[1]])
-        again = predict.find_actions(actions.read(path), folder / "videos" / "one.mp4", predictor, "kuka-canvasmar", 3)
+        again = predict.find_actions(
+            actions.read(path), folder / "videos" / "one.mp4", predictor, "kuka-canvasmar", 3, 2
+        )
         assert np.array_equal(found, again)
     with pytest.raises(InputError, match=r"two\.mp4: .* has no actions for it"):
-        predict.find_actions(table, folder / "videos" / "two.mp4", predictor, "kuka-canvasmar", 3)
+        predict.find_actions(table, folder / "videos" / "two.mp4", predictor, "kuka-canvasmar", 3, 2)
     actions.write_csv(path, ("y", "x"), rows)
     with pytest.raises(InputError, match="has the columns y, x, but kuka-canvasmar was trained with x, y"):
-        predict.find_actions(actions.read(path), folder / "videos" / "one.mp4", predictor, "kuka-canvasmar", 3)
+        predict.find_actions(actions.read(path), folder / "videos" / "one.mp4", predictor, "kuka-canvasmar", 3, 2)
+    actions.write_csv(path, ("x", "y"), rows)
+    with pytest.raises(InputError, match="context and prediction need them up to frame 102"):
+        predict.find_actions(actions.read(path), folder / "videos" / "one.mp4", predictor, "kuka-canvasmar", 3, 100)
