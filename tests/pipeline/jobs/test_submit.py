@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -117,24 +118,33 @@ def test_a_cluster_that_is_not_there_is_one_sentence():
         Jobs("127.0.0.1:1")
 
 
+class Quiet(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(handler: type[Quiet]) -> Iterator[str]:
+    """The address of a server on loopback."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
 @pytest.fixture
 def stranger() -> Iterator[str]:
     """A server that says that it is a Ray of long ago, and nothing else."""
 
-    class Old(http.server.BaseHTTPRequestHandler):
+    class Old(Quiet):
         def do_GET(self) -> None:
             known = self.path == "/api/version"
             self.send_response(200 if known else 404)
             self.end_headers()
             self.wfile.write(json.dumps({"version": "4", "ray_version": "2.9.3", "ray_commit": ""}).encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Old)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving(Old) as address:
+        yield address
 
 
 def test_another_ray_is_one_sentence(stranger):
@@ -148,7 +158,7 @@ def test_another_ray_is_one_sentence(stranger):
 def busy() -> Iterator[str]:
     """A server that says that it is this Ray, and that none of its nodes takes jobs."""
 
-    class Busy(http.server.BaseHTTPRequestHandler):
+    class Busy(Quiet):
         def do_GET(self) -> None:
             known = {
                 "/api/version": {"version": "4", "ray_version": ray.__version__, "ray_commit": ""},
@@ -164,13 +174,8 @@ def busy() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(text.encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving(Busy) as address:
+        yield address
 
 
 def test_a_cluster_whose_nodes_take_no_jobs_is_told_from_a_wrong_address(busy, monkeypatch):
