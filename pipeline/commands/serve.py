@@ -341,6 +341,9 @@ def elapsed(started: float) -> float:
 
 def parse_query(query: dict[str, str]) -> dict[str, Any]:
     """Return the query parameters with defaults. Raise RefusedError if one is unknown or invalid."""
+    for name, text in query.items():
+        if value(text) is None:
+            raise RefusedError(422, f"the query: {name} has no value; give one, or leave {name} out")
     try:
         parsed = parse(Query, DEFAULTS | {name: value(text) for name, text in query.items()}, where="the query")
     except InputError as error:

@@ -259,7 +259,7 @@ def test_a_hundred_malformed_requests_are_refused_each_with_its_sentence(served)
     bodies += [chance.bytes(int(size)) for size in chance.integers(1, 4000, 45)]
     queries = [{"frames": value} for value in ("0", "65", "-1", "x", "[1", "1.5", "", "null", "true", "ten")]
     queries += [{"seed": value} for value in ("-1", "x", "null", "", "0.5", "{}", "[0]", "one")]
-    queries += [{"context": value} for value in ("21", "-2", "x", "five", "0.5", "all")]
+    queries += [{"context": value} for value in ("21", "-2", "x", "", "0.5", "all")]
     queries += [{"start": "-1"}]
     queries += [{name: "1"} for name in ("steps", "Frames", "sets", "frames ", "guidance")]
     types = ("text/html", "text/plain", "application/json", "image/png", "multipart/form-data", "video")
