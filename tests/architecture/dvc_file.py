@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import yaml
-from first_party import EXEMPT, PACKAGES, Tree, code_deps
+
+from tests.architecture.first_party import EXEMPT, PACKAGES, Tree, code_deps
 
 ROW: Final = "row"  # selects the parameters; in the command line of every stage that takes a row of a table
 USAGE: Final = "usage"  # resource usage of the stages; the stage that reads it does not write it

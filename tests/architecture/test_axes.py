@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from first_party import Source, Tree, plant, project
+
+from tests.architecture.first_party import Source, Tree, plant, project
 
 NOTATION = "components/foundation/axes.py"
 

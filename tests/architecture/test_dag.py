@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from dvc_file import is_code, lies, read_stages
-from first_party import EXEMPT, ROOT, code_deps, needs, plant, project
+
+from tests.architecture.dvc_file import is_code, lies, read_stages
+from tests.architecture.first_party import EXEMPT, ROOT, code_deps, needs, plant, project
 
 
 def test_dvc_yaml_tells_the_truth() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from first_party import PACKAGES, ROOT, Tree, plant, project
+
+from tests.architecture.first_party import PACKAGES, ROOT, Tree, plant, project
 
 # a vendor, and where it may be imported: files, or folders that end with a slash; nowhere if empty
 DOORS: Final[dict[str, tuple[str, ...]]] = {

@@ -1,8 +1,7 @@
 """What can be computed again below .state is in the one cache, and its code is the code that DVC's stages depend on."""
 
-from first_party import EXEMPT, project, room
-
 from components.foundation.caching import code
+from tests.architecture.first_party import EXEMPT, project, room
 
 # no results of stages: locks, hashes of files by their time, downloads, and the log of a job
 OTHERS = {

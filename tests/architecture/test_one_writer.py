@@ -3,7 +3,8 @@
 import ast
 
 import pytest
-from first_party import Tree, plant, project
+
+from tests.architecture.first_party import Tree, plant, project
 
 WRITER = "components/foundation/files.py"
 WRITES = {"write", "write_text", "write_bytes"}

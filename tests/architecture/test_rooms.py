@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pytest
-from first_party import EVER, EVERYTHING, PACKAGES, Source, Tree, floor, plant, project, room
+
+from tests.architecture.first_party import EVER, EVERYTHING, PACKAGES, Source, Tree, floor, plant, project, room
 
 FULL: Final = 10  # files of a folder, or a little more than a person holds in mind
 NEVER_NAMES: Final = frozenset({"utils", "common", "misc", "helpers", "base", "core", "manager", "engine"})

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final, TypeGuard
 
 import pytest
-from first_party import EVERYTHING, Tree, plant, project
+
+from tests.architecture.first_party import EVERYTHING, Tree, plant, project
 
 # where a person stops reading with ease; the aim is 40 and 300
 FUNCTION_LINES: Final = 60
