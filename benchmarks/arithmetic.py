@@ -54,7 +54,9 @@ def training(config: CanvasMARConfig, batch: int, frames: int, visible: int) -> 
         "temporal": _recomputed(config, batch, frames - 1),
         "canvas": _canvas(config) * rows,
         "spatial": (_linear(visible, c, d, data=True) + _spatial_blocks(config, m, visible, n)) * rows,
-        "head": _head_condition(config, masked) + _head_time(config, noised) + _head(config, noised),
+        "head": _head_condition(config, masked)
+        + _head_modulations(config, noised, times=noised)
+        + _head_velocity(config, noised, noised),
     }
     return {part: work.forward + work.backward for part, work in parts.items()}
 
@@ -66,11 +68,13 @@ def sampled(config: CanvasMARConfig, sampler: SamplerConfig, batch: int) -> Oper
     """
     m, n, d, c = _temporal_tokens(config), _tokens(config), config.temporal.width, config.latent[0]
     rows = batch * branches(config, sampler)
-    times = flow.evaluations(sampler.flow_steps, sampler.solver)
+    evaluations = flow.evaluations(sampler.flow_steps, sampler.solver)
+    times = len(flow.times(sampler.flow_steps, sampler.solver))
     spatial, head, known = Work(), Work(), 0
     for size in masking.set_sizes(n, sampler.sets):
         spatial += (_linear(known, c, d, data=True) + _spatial_blocks(config, m, known, n)) * rows
-        head += _head_condition(config, size * rows) + _head(config, size * rows) * times + _head_time(config, times)
+        head += _head_condition(config, size * rows) + _head_modulations(config, size * rows * times, times)
+        head += _head_velocity(config, size * batch, size * rows) * evaluations
         known += size
     canvas = _canvas(config) * batch
     return {"temporal": 0, "canvas": canvas.forward, "spatial": spatial.forward, "head": head.forward}
@@ -164,17 +168,20 @@ def _head_condition(config: CanvasMARConfig, tokens: int) -> Work:
     return _linear(tokens, d, w) + _linear(tokens, w, w)
 
 
-def _head_time(config: CanvasMARConfig, times: int) -> Work:
+def _head_modulations(config: CanvasMARConfig, tokens: int, times: int) -> Work:
+    """Return the FLOP of the modulations of so many tokens: three vectors in each block, and two at the end.
+
+    The embedding of each flow time is computed once.
+    """
     w = config.head.width
-    return _linear(times, FREQUENCIES, w, data=True) + _linear(times, w, w)
+    embedded = _linear(times, FREQUENCIES, w, data=True) + _linear(times, w, w)
+    return embedded + _linear(tokens, w, (3 * config.head.layers + 2) * w)
 
 
-def _head(config: CanvasMARConfig, tokens: int) -> Work:
-    """Return the FLOP of one velocity per token.
+def _head_velocity(config: CanvasMARConfig, inputs: int, outputs: int) -> Work:
+    """Return the FLOP of one velocity per token: embedding, two layers in each block, output.
 
-    Linear layers: input and output; in each block a modulation (three vectors) and an MLP (two layers); a final
-    modulation (two vectors).
+    The embedding does not depend on the condition, so that there are fewer inputs than outputs if several are used.
     """
     w, c = config.head.width, config.latent[0]
-    ends = _linear(tokens, c, w, data=True) + _linear(tokens, w, c)
-    return ends + _linear(tokens, w, (5 * config.head.layers + 2) * w)
+    return _linear(inputs, c, w, data=True) + _linear(outputs, w, 2 * config.head.layers * w) + _linear(outputs, w, c)

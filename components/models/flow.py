@@ -5,6 +5,7 @@ arXiv 2209.03003; MAR and NOVA use the same flow matching in their heads).
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 Solver = Literal["euler", "heun", "adams_bashforth"]
 Field = Callable[[Float[Tensor, "*s p"], float], Float[Tensor, "*s p"]]
+ConditionedField = Callable[[Float[Tensor, "*s p"], float], tuple[Float[Tensor, "*s p"], ...]]  # one for each condition
 
 
 def logit_normal(normal: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -40,6 +42,11 @@ def integrate(
     return _SOLVERS[solver](field, noise, steps)
 
 
+def times(steps: int, solver: Solver) -> list[float]:
+    """Return the flow times at which `integrate` evaluates the velocity field: equally spaced, and falling from 1."""
+    return [1 - step / steps for step in range(steps + (solver == "heun"))]
+
+
 def evaluations(steps: int, solver: Solver) -> int:
     """Return how often `integrate` evaluates the velocity field, which determines the cost of an integration."""
     return 2 * steps if solver == "heun" else steps
@@ -48,27 +55,27 @@ def evaluations(steps: int, solver: Solver) -> int:
 def _euler(field: Field, noise: Float[Tensor, "*s p"], steps: int) -> Float[Tensor, "*s p"]:
     """First-order solver: the error is proportional to the step size."""
     x = noise
-    for step in range(steps):
-        time = 1 - step / steps
-        x = x - field(x, time) / steps
+    for time in times(steps, "euler"):
+        x = torch.sub(x, field(x, time), alpha=1 / steps)
     return x
 
 
 def _heun(field: Field, noise: Float[Tensor, "*s p"], steps: int) -> Float[Tensor, "*s p"]:
     """Second-order solver: step along the mean of the velocities at both ends of an Euler step."""
     x = noise
-    for step in range(steps):
-        slope = field(x, 1 - step / steps)
-        x = x - (slope + field(x - slope / steps, 1 - (step + 1) / steps)) / (2 * steps)
+    for time, following in pairwise(times(steps, "heun")):
+        slope = field(x, time)
+        end = field(torch.sub(x, slope, alpha=1 / steps), following)
+        x = torch.sub(x, slope + end, alpha=0.5 / steps)
     return x
 
 
 def _adams_bashforth(field: Field, noise: Float[Tensor, "*s p"], steps: int) -> Float[Tensor, "*s p"]:
     """Second-order solver with one evaluation per step: extrapolate from the previous step's velocity."""
     x, previous = noise, None
-    for step in range(steps):
-        slope = field(x, 1 - step / steps)
-        x = x - (slope if previous is None else 1.5 * slope - 0.5 * previous) / steps
+    for time in times(steps, "adams_bashforth"):
+        slope = field(x, time)
+        x = torch.sub(x, slope if previous is None else torch.lerp(previous, slope, 1.5), alpha=1 / steps)
         previous = slope
     return x
 

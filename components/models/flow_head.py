@@ -1,5 +1,8 @@
 """Flow head: velocity of each token from a small MLP, modulated by z and flow time (MAR's head, NOVA's size)."""
 
+from collections.abc import Sequence
+from typing import Final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,6 +12,8 @@ from components.foundation.settings.ranges import Count
 from components.models import flow
 from components.models.layers.blocks import initialise
 from components.models.layers.embeddings import FREQUENCIES, sinusoid
+
+MAX_ROWS: Final = 4096  # rows of one product of `VelocityField`; more rows take memory and no longer save time
 
 
 class FlowHeadConfig(Config):
@@ -21,7 +26,7 @@ class FlowHeadConfig(Config):
 
 
 class HeadBlock(nn.Module):
-    """Residual MLP block whose scale, shift and gate come from the condition (adaLN)."""
+    """Residual MLP block whose scale, shift and gate come from z and flow time (adaLN)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -30,10 +35,14 @@ class HeadBlock(nn.Module):
         self.norm_in = nn.LayerNorm(width, elementwise_affine=False)
         self.norm_out = nn.LayerNorm(width)
 
-    def forward(self, x: Float[Tensor, "*s d"], condition: Float[Tensor, "... d"]) -> Float[Tensor, "*s d"]:
-        """Apply the block; the caller has already applied the SiLU to `condition`."""
-        scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
-        return x + gate * self.norm_out(self.mlp(torch.addcmul(shift, self.norm_in(x), 1 + scale)))
+    def modulate(self, y: Float[Tensor, "... d"]) -> tuple[Tensor, ...]:
+        """Return scale, shift and gate of the embedded z and flow time, to which the SiLU has been applied."""
+        scale, shift, gate = self.modulation(y).chunk(3, dim=-1)
+        return 1 + scale, shift, gate
+
+    def forward(self, x: Float[Tensor, "... d"], scale: Tensor, shift: Tensor, gate: Tensor) -> Float[Tensor, "... d"]:
+        """Apply the block; scale, shift and gate come from `modulate`, and broadcast with x."""
+        return torch.addcmul(x, gate, self.norm_out(self.mlp(torch.addcmul(shift, self.norm_in(x), scale))))
 
 
 class FlowHead(nn.Module):
@@ -67,13 +76,34 @@ class FlowHead(nn.Module):
         self, x: Float[Tensor, "*s p"], time: Float[Tensor, "..."], condition: Float[Tensor, "... o"]
     ) -> Float[Tensor, "*s p"]:
         """Return the velocity at x; the leading axes of `time` and `condition` must broadcast to those of x."""
-        y = self.activation(condition + self.embed_time(sinusoid(1000 * time, FREQUENCIES)))
-        hidden = self.embed(x)
-        for block in self.blocks:
-            hidden = block(hidden, y)
-        scale, shift = self.modulation(y).chunk(2, dim=-1)
-        out = self.out(torch.addcmul(shift, self.norm(hidden), 1 + scale))
+        out = self.correction(x, self.modulations(time, condition))
         return gaussian(x, time[..., None], out) if self.preconditioned else out
+
+    def modulations(
+        self, time: Float[Tensor, "..."], condition: Float[Tensor, "... o"]
+    ) -> tuple[tuple[Tensor, ...], ...]:
+        """Return what z and flow time contribute: scale, shift and gate of each block, then the last scale and shift.
+
+        They do not depend on the tokens. Their leading axes are those of `time` and `condition` after broadcasting.
+        """
+        y = self.activation(condition + self.embed_time(sinusoid(1000 * time, FREQUENCIES)))
+        scale, shift = self.modulation(y).chunk(2, dim=-1)
+        blocks = [block.modulate(y) for block in self.blocks if isinstance(block, HeadBlock)]
+        return (*blocks, (1 + scale, shift))
+
+    def correction(
+        self, x: Float[Tensor, "... p"], modulations: tuple[tuple[Tensor, ...], ...]
+    ) -> Float[Tensor, "... p"]:
+        """Return the network's output at x: the velocity, or the argument `correction` of `gaussian`."""
+        hidden = self.embed(x)
+        for block, modulation in zip(self.blocks, modulations, strict=False):
+            hidden = block(hidden, *modulation)
+        scale, shift = modulations[-1]
+        return self.out(torch.addcmul(shift, self.norm(hidden), scale))
+
+    def velocity_field(self, conditions: tuple[Float[Tensor, "b k o"], ...], times: Sequence[float]) -> "VelocityField":
+        """Return the velocity under each condition as a function of tokens and flow time, for times of `flow.times`."""
+        return VelocityField(self, torch.stack(conditions), times)
 
     def loss(
         self,
@@ -91,6 +121,36 @@ class FlowHead(nn.Module):
         predicted = self.velocity(flow.interpolate(data, noise, time), time, self.condition(z)[:, :, None])
         error = predicted.float() - flow.velocity(data, noise)
         return (error if scale is None else error * scale[:, :, None]).square().mean()
+
+
+class VelocityField:
+    """Velocity of one set of tokens under several conditions, at equally spaced flow times that are known beforehand.
+
+    The modulations are two thirds of the head's operations and do not depend on the tokens. They are therefore computed
+    for several times in one product, instead of in every step: fewer kernels, and larger matrices.
+    """
+
+    def __init__(self, head: FlowHead, condition: Float[Tensor, "c b k o"], times: Sequence[float]) -> None:
+        self._head, self._condition = head, condition
+        self._indices = {time: index for index, time in enumerate(times)}
+        # made on the device, because a CUDA graph cannot record a copy from the CPU
+        spaced = torch.linspace(times[0], times[-1], len(times), dtype=torch.float64, device=condition.device)
+        self._times = spaced.float()[:, None, None, None]
+        self._group = max(1, MAX_ROWS // condition.shape[:-1].numel())  # times in one product
+        self._first = -1
+        self._modulations: tuple[tuple[Tensor, ...], ...] = ()
+
+    def __call__(self, x: Float[Tensor, "b k p"], time: float) -> tuple[Float[Tensor, "b k p"], ...]:
+        """Return the velocity at x under each condition. Raises KeyError if `time` is not one of the times."""
+        first, offset = divmod(self._indices[time], self._group)
+        if first != self._first:
+            several = self._times[first * self._group : (first + 1) * self._group]
+            self._first, self._modulations = first, self._head.modulations(several, self._condition)
+        out = self._head.correction(x, tuple(tuple(part[offset] for part in parts) for parts in self._modulations))
+        if self._head.preconditioned:
+            power = time**2 + (1 - time) ** 2  # `gaussian`, for one time
+            out = torch.add(x * ((2 * time - 1) / power), out, alpha=power**-0.5)
+        return out.unbind()
 
 
 def gaussian(

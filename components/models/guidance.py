@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -32,7 +33,7 @@ def combine(scores: Sequence[Float[Tensor, "*s"]], weights: Sequence[float]) -> 
     """Return sum_i weights[i] scores[i]."""
     total = scores[0] * weights[0] if weights[0] != 1.0 else scores[0]
     for score, weight in zip(scores[1:], weights[1:], strict=True):
-        total = total + weight * score
+        total = torch.add(total, score, alpha=weight)
     return total
 
 

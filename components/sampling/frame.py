@@ -134,11 +134,12 @@ class NextSet:
     def _integrate(
         self, model: FramePredictor, embeddings: tuple[Any, ...], noise: Float[Tensor, "r k p"]
     ) -> Float[Tensor, "r k p"]:
+        field = model.velocity_field(embeddings, flow.times(self.flow_steps, self.solver))
 
-        def field(point: Tensor, time: float) -> Tensor:
-            return guidance.combine(model.velocity(point, time, embeddings), self.weights)
+        def guided(tokens: Tensor, time: float) -> Tensor:
+            return guidance.combine(field(tokens, time), self.weights)
 
-        return flow.integrate(field, noise, self.flow_steps, self.solver)
+        return flow.integrate(guided, noise, self.flow_steps, self.solver)
 
 
 def sample_frames(

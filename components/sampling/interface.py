@@ -1,11 +1,13 @@
 """Interface between the sampler and the models."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from components.foundation.randomness import Stream
+from components.models.flow import ConditionedField
 
 Memory = TypeVar("Memory")
 Condition = TypeVar("Condition", covariant=True)
@@ -98,16 +100,17 @@ class FramePredictor(Protocol[Memory]):
     def embed(
         self, known: Float[Tensor, "r v p"], order: Int[Tensor, "r n"], conditions: tuple[Any, ...], count: int
     ) -> tuple[Any, ...]:
-        """Return the embeddings for `velocity` of the `count` tokens after the known tokens, one for each condition.
+        """Return the embeddings of the `count` tokens after the known tokens for `velocity_field`, one per condition.
 
         `order` lists all grid indices in generation order; `known` holds the first v tokens of that order.
         """
         ...
 
-    def velocity(
-        self, x: Float[Tensor, "r k p"], time: float, embeddings: tuple[Any, ...]
-    ) -> tuple[Float[Tensor, "r k p"], ...]:
-        """Return the velocity of the tokens x at one flow time under each embedding."""
+    def velocity_field(self, embeddings: tuple[Any, ...], times: Sequence[float]) -> ConditionedField:
+        """Return the velocity of tokens under each embedding as a function of tokens and flow time.
+
+        It is called in the order of `times`, which `flow.times` returned.
+        """
         ...
 
     def frame(self, x: Float[Tensor, "r n p"]) -> Float[Tensor, "r c h w"]:

@@ -26,7 +26,7 @@ def test_sampling_uses_the_field_that_is_trained_a_clean_history_being_one_of_le
     noised = torch.lerp(x, draws.noise[:, 2], torch.tensor(0.4))
     order = torch.arange(16).expand(2, -1)
     (under,) = model.embed(x[:, :0], order, (model.remember(latents[:, :2], None),), 16)
-    (velocity,) = model.velocity(noised, 0.4, (under,))
+    (velocity,) = model.velocity_field((under,), [0.4])(noised, 0.4)
     loss = (velocity - flow.velocity(x, draws.noise[:, 2])).square().mean()
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-4)
 
@@ -36,7 +36,10 @@ def test_the_field_does_not_depend_on_the_order_of_the_tokens():
     memory, x = model.remember(clips(2, 2), None), torch.randn(2, 16, 3)
     order = torch.arange(16).expand(2, -1)
     (straight,), (turned,) = (model.embed(x[:, :0], o, (memory,), 16) for o in (order, order.flip(1)))
-    (a,), (b,) = model.velocity(x, 0.5, (straight,)), model.velocity(x.flip(1), 0.5, (turned,))
+    (a,), (b,) = (
+        model.velocity_field((straight,), [0.5])(x, 0.5),
+        model.velocity_field((turned,), [0.5])(x.flip(1), 0.5),
+    )
     torch.testing.assert_close(a, b.flip(1), atol=1e-5, rtol=1e-5)
 
 
@@ -50,7 +53,7 @@ def test_without_history_a_frame_is_denoised_as_the_first_of_a_clip():
     (late, rich), (early,) = (
         model.embed(x[:, :0], order, memories, 16) for memories in (proposal.conditions, (start,))
     )
-    a, b, c = model.velocity(x, 0.5, (late, early, rich))
+    a, b, c = model.velocity_field((late, early, rich), [0.5])(x, 0.5)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(a, c)
 
@@ -73,7 +76,7 @@ def test_frames_that_are_denoised_together_follow_the_field_that_is_trained():
     noised = torch.lerp(x[:, 2:], noise[:, 2:], torch.tensor(0.4)).flatten(0, 1)
     order = torch.arange(16).expand(4, -1)
     (under,) = model.embed(noised[:, :0], order, (model.remember(latents[:, :2], None),), 16)
-    (velocity,) = model.velocity(noised, 0.4, (under,))
+    (velocity,) = model.velocity_field((under,), [0.4])(noised, 0.4)
     torch.testing.assert_close(velocity, seen[0].unflatten(1, (4, -1))[:, 2:].flatten(0, 1), atol=1e-5, rtol=1e-5)
 
 

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import arithmetic, choices, floor
 from components.foundation.randomness import Stream
+from components.models import flow
 from components.models.canvasmar.model import CanvasMAR, CanvasMARConfig
 from components.sampling.frame import SamplerConfig, sample_frames
 from tests.behaviour.conftest import LATENT, tiny_config
@@ -92,8 +93,10 @@ def test_the_parts_of_a_sampled_frame(canvas):
         counted["spatial"] = counter.get_total_flops()
         with Counted() as counter:
             projected = model.head.condition(torch.zeros(BATCH, 16, 16))
-            for _ in range(3):
-                model.velocity(torch.zeros(BATCH, 16, 3), 0.5, (projected,))
+            times = flow.times(3, "euler")
+            field = model.velocity_field((projected,), times)
+            for time in times:
+                field(torch.zeros(BATCH, 16, 3), time)
         counted["head"] = counter.get_total_flops()
     expected = arithmetic.sampled(config, sampler(sets=1, temporal_scale=1.0, canvas_scale=1.0), BATCH)
     assert {part: expected[part] for part in counted} == counted

@@ -4,6 +4,7 @@ Without a canvas (`canvas: null`) this is the paper's baseline, in which a learn
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -21,7 +22,7 @@ from components.models.canvasmar.spatial_mar import SpatialConfig, SpatialMAR, g
 from components.models.canvasmar.temporal_vit import PATCH, Memory, TemporalConfig, TemporalViT
 from components.models.canvasmar.values import Condition, Draws, Proposal, select
 from components.models.conditions.interface import ActionConfig, ActionEmbedding, ConditionedClips, split_condition
-from components.models.flow_head import FlowHead, FlowHeadConfig
+from components.models.flow_head import FlowHead, FlowHeadConfig, VelocityField
 from components.models.layers.blocks import ExpertNorm
 from components.models.layers.embeddings import patchify, unpatchify
 from components.models.masking import MaskConfig
@@ -383,15 +384,9 @@ class CanvasMAR(nn.Module):
         origin, scale = (gather(part, order[:, : known.shape[1]]) for part in (reference.origin, reference.scale))
         return torch.cat([origin + scale * known, scale * known], dim=-1)
 
-    def velocity(
-        self, x: Float[Tensor, "b k p"], time: float, embeddings: tuple[Float[Tensor, "b k o"], ...]
-    ) -> tuple[Float[Tensor, "b k p"], ...]:
-        """Return the velocity of the tokens x at one flow time, under each condition."""
-        num_conditions = len(embeddings)
-        out = self.head.velocity(
-            x.repeat(num_conditions, 1, 1), torch.full((1, 1), time, device=x.device), torch.cat(embeddings)
-        )
-        return tuple(out.chunk(num_conditions))
+    def velocity_field(self, embeddings: tuple[Float[Tensor, "b k o"], ...], times: Sequence[float]) -> VelocityField:
+        """Return the velocity of tokens under each condition as a function of tokens and flow time."""
+        return self.head.velocity_field(embeddings, times)
 
     def frame(self, x: Float[Tensor, "b n p"]) -> Float[Tensor, "b c h w"]:
         """Return the latent frame of tokens in grid order."""

@@ -1,5 +1,6 @@
 """Frame predictors that sample from a model conditioned on a caption, a label or actions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -8,6 +9,7 @@ from torch import Tensor
 from components.foundation.randomness import Stream
 from components.models.canvasmar import temporal_vit, values
 from components.models.canvasmar.model import CanvasMAR
+from components.models.flow import ConditionedField
 from components.models.relatives.frame_by_frame import Proposal, require_context
 from components.models.relatives.masked_decoder import MaskedDecoder
 from components.models.relatives.video_transformer import Memory
@@ -27,11 +29,9 @@ class _ConditionedPredictor:
         """Return the embeddings of the next `count` tokens, one for each condition."""
         return self.model.embed(known, order, conditions, count)
 
-    def velocity(
-        self, x: Float[Tensor, "b k p"], time: float, embeddings: tuple[Any, ...]
-    ) -> tuple[Float[Tensor, "b k p"], ...]:
-        """Return the velocity of the tokens x at one flow time, under each embedding."""
-        return self.model.velocity(x, time, embeddings)
+    def velocity_field(self, embeddings: tuple[Any, ...], times: Sequence[float]) -> ConditionedField:
+        """Return the velocity of tokens under each embedding as a function of tokens and flow time."""
+        return self.model.velocity_field(embeddings, times)
 
     def frame(self, x: Float[Tensor, "b n p"]) -> Float[Tensor, "b c h w"]:
         """Return the latent frame of tokens in grid order."""

@@ -6,6 +6,7 @@ poorer condition of history guidance. `group` frames are denoised together, as D
 Unlike in DFoT, attention is frame-causal.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from components.foundation.errors import InputError
 from components.foundation.randomness import Stream
 from components.foundation.settings.ranges import Count
 from components.models import flow
+from components.models.flow import ConditionedField
 from components.models.layers.attention import Attention, KeyValueCache, frame_causal
 from components.models.layers.blocks import MLP_RATIO, ViTConfig
 from components.models.layers.embeddings import FREQUENCIES, patchify, sinusoid
@@ -79,7 +81,7 @@ class Draws:
 
 @dataclass(frozen=True, slots=True)
 class VelocityInputs:
-    """Inputs of `FullFrame.velocity` that do not depend on the flow time."""
+    """Inputs of the velocity that do not depend on the flow time."""
 
     memory: Memory
     angle: Float[Tensor, "b 1 k o"]  # rotary positions of the tokens
@@ -152,7 +154,7 @@ class FullFrame(FrameByFrame):
     def embed(
         self, known: Float[Tensor, "r v p"], order: Int[Tensor, "r n"], conditions: tuple[Memory, ...], count: int
     ) -> tuple[VelocityInputs, ...]:
-        """Return the inputs of `velocity` for each condition. Raises InputError unless `count` is all tokens."""
+        """Return the inputs of `velocity_field` for each condition. Raises InputError unless `count` is all tokens."""
         if count != self.tokens:
             raise InputError("this model denoises all tokens of a frame at once; set sampler.sets to 1")
         order = order.unflatten(0, (-1, self.group))
@@ -164,7 +166,11 @@ class FullFrame(FrameByFrame):
             inputs.append(VelocityInputs(memory, angle, torch.cat([past, causal], dim=1)))
         return tuple(inputs)
 
-    def velocity(
+    def velocity_field(self, embeddings: tuple[VelocityInputs, ...], times: Sequence[float]) -> ConditionedField:
+        """Return the velocity of tokens under each condition as a function of tokens and flow time."""
+        return lambda x, time: self._velocities(x, time, embeddings)
+
+    def _velocities(
         self, x: Float[Tensor, "r n p"], time: float, embeddings: tuple[VelocityInputs, ...]
     ) -> tuple[Float[Tensor, "r n p"], ...]:
         """Return the velocity of all tokens under each condition, with one pass through all blocks for each."""

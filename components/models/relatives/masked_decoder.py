@@ -4,6 +4,7 @@ All blocks process the visible and mask tokens of the current frame together, an
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from components.foundation.errors import InputError
 from components.foundation.randomness import Stream
 from components.models import flow, masking
-from components.models.flow_head import FlowHead, FlowHeadConfig
+from components.models.flow_head import FlowHead, FlowHeadConfig, VelocityField
 from components.models.layers.attention import KeyValueCache
 from components.models.layers.blocks import PlainBlock
 from components.models.masking import MaskConfig
@@ -122,9 +123,6 @@ class MaskedDecoder(FrameByFrame):
             embeddings.append(self.head.condition(z[:, known.shape[1] :][:, :count]))
         return tuple(embeddings)
 
-    def velocity(
-        self, x: Float[Tensor, "b k p"], time: float, embeddings: tuple[Float[Tensor, "b k o"], ...]
-    ) -> tuple[Float[Tensor, "b k p"], ...]:
-        """Return the velocity of the tokens x at one flow time, under each condition."""
-        times = torch.full((1, 1), time, device=x.device)
-        return tuple(self.head.velocity(x, times, embedding) for embedding in embeddings)
+    def velocity_field(self, embeddings: tuple[Float[Tensor, "b k o"], ...], times: Sequence[float]) -> VelocityField:
+        """Return the velocity of tokens under each condition as a function of tokens and flow time."""
+        return self.head.velocity_field(embeddings, times)

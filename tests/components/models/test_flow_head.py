@@ -1,8 +1,11 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from components.models import flow
+from components.models import flow, flow_head
 from components.models.flow_head import FlowHead, FlowHeadConfig
 
 PAPER = FlowHeadConfig(width=1280, layers=3, repeats=4, preconditioned=False)
@@ -82,6 +85,36 @@ def test_the_loss_with_a_scale_is_the_squared_error_times_the_squared_scale() ->
         errors.append(scale[b, k].square() * (velocity - flow.velocity(x[b, k], noise[b, k, a])).square())
     torch.testing.assert_close(module.loss(x, z, noise, time, scale), torch.stack(errors).mean())
     torch.testing.assert_close(module.loss(x, z, noise, time, torch.ones(2, 5, 3)), module.loss(x, z, noise, time))
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "adams_bashforth"])
+@pytest.mark.parametrize("preconditioned", [True, False])
+@pytest.mark.parametrize("rows", [1, 70, 4096])  # times in one product: one, several with a rest, all
+def test_the_velocity_field_is_the_velocity_under_each_condition(solver, preconditioned, rows, monkeypatch) -> None:
+    monkeypatch.setattr(flow_head, "MAX_ROWS", rows)
+    module, x = head(opened=True, preconditioned=preconditioned), torch.randn(2, 5, 3)
+    conditions = tuple(torch.randn(2, 5, 24) for _ in range(3))
+    field = module.velocity_field(conditions, flow.times(8, solver))
+    for time in flow.times(8, solver):
+        expected = tuple(module.velocity(x, torch.full((1, 1), time), condition) for condition in conditions)
+        torch.testing.assert_close(field(x, time), expected)
+
+
+def test_the_velocity_field_computes_its_modulations_in_one_product_for_all_times() -> None:
+    """Operations of an integration that a GPU launches as kernels, against one call of `velocity` in each step."""
+
+    def kernels(field: Callable[[torch.Tensor, float], torch.Tensor]) -> int:
+        with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as recorded:
+            flow.integrate(field, torch.randn(2, 5, 3), 30)
+        views = ("view", "reshape", "slice", "select", "chunk", "split", "unsqueeze", "expand", "unbind", "narrow", "t")
+        top = [event for event in recorded.events() if event.cpu_parent is None]
+        return sum(event.name.removeprefix("aten::") not in views for event in top)
+
+    module, condition = head(opened=True, preconditioned=True), torch.randn(2, 5, 24)
+    field = module.velocity_field((condition,), flow.times(30, "euler"))
+    found = kernels(lambda x, time: field(x, time)[0])
+    alone = kernels(lambda x, time: module.velocity(x, torch.full((1, 1), time), condition))
+    assert found < 0.6 * alone, (found, alone)
 
 
 def test_a_preconditioned_head_transports_unit_noise_to_unit_gaussian_tokens_before_training() -> None:

@@ -15,15 +15,9 @@ STEP = NextSet((-0.2, 0.5, 0.7), 5, "euler")
 
 
 def asked(model: CanvasMAR) -> list[int]:
-    """Return a list that grows by the number of tokens of every call of the head's velocity."""
+    """Return a list that grows by the number of tokens whenever the head's velocity is evaluated."""
     numbers: list[int] = []
-    velocity = model.velocity
-
-    def counted(x: torch.Tensor, time: float, embeddings: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
-        numbers.append(x.shape[0] * x.shape[1])
-        return velocity(x, time, embeddings)
-
-    model.velocity = counted  # type: ignore[method-assign]
+    model.head.embed.register_forward_hook(lambda _, given, __: numbers.append(given[0].shape[:-1].numel()))
     return numbers
 
 
