@@ -93,7 +93,7 @@ class Uncached:
     def __init__(self, model):
         self.model = model
         self.group, self.tokens, self.channels = model.group, model.tokens, model.channels
-        self.velocity, self.frame = model.velocity, model.frame
+        self.velocity_field, self.frame = model.velocity_field, model.frame
         self.guidable, self.most_sets = model.guidable, model.most_sets
 
     def remember(self, frames, memory):
