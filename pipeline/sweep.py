@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -83,6 +84,7 @@ def search_sampler(
     val = Clips.open(clips, "val")
     chosen, others = evaluation_clips([val.name(index) for index in range(len(val))], search.clips)
     scoring = Scoring.of(params.sampler, params.protocol, folders, val, chosen, log.handle)
+    scoring = replace(scoring, own=sampler_trials.features(params.sampler, scoring)[0])
     inputs = {**identities, "params": plain(params), "clips": val.hash, "chosen": chosen}
     metrics = sampler_search.metrics(search)
     rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs, out.name)

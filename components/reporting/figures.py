@@ -270,6 +270,13 @@ def _scatter(panel: Axes, scored: pd.DataFrame, name: str, sweep: Sweep, theme: 
     chosen = (scored["trial"] == sweep.best).to_numpy()
     values, labels = _scatter_positions(scored[name])
     scores = scored[sweep.objective].to_numpy(dtype=float)
+    own = f"{sweep.objective}_difference"
+    ends = (f"{own}_low", f"{own}_high") if own in scored else (f"{sweep.objective}_low", f"{sweep.objective}_high")
+    if set(ends) <= set(scored):
+        # of the difference to the row's own settings, whose score is one number on these axes
+        base = scores - scored[own].to_numpy(dtype=float) if own in scored else 0.0
+        low, high = (base + scored[end].to_numpy(dtype=float) for end in ends)
+        panel.vlines(values, low, high, color=theme.palette[0], alpha=0.35, linewidth=1.2)
     panel.scatter(values[~chosen], scores[~chosen], s=26, color=theme.palette[0], alpha=0.75, linewidths=0)
     panel.scatter(values[chosen], scores[chosen], s=130, marker="*", color=theme.palette[1], linewidths=0, zorder=3)
     if labels:

@@ -19,7 +19,8 @@ REFERENCES: Final[Mapping[str, str]] = {
     "truth": "the real continuation",
 }
 _TRIAL_RESULTS: Final = (
-    "trial", "fvd", "fvd_low", "fvd_high", "milliseconds_per_frame", "gigaflops_per_frame", "step", "seconds", "front",
+    "trial", "fvd", "fvd_low", "fvd_high", "fvd_difference", "fvd_difference_low", "fvd_difference_high",
+    "milliseconds_per_frame", "gigaflops_per_frame", "step", "seconds", "front",
     "status", "error",
 )  # fmt: skip
 

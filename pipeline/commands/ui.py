@@ -80,10 +80,10 @@ def evaluations(scored: list[Any]) -> View:
 
 
 def search(row: str, run: Any, trials: list[Any]) -> View:
-    """Return the view of a search's trials: objectives with intervals beside the settings, and a chart of each."""
+    """Return the view of a search's trials: settings, objectives with intervals and differences, a chart of each."""
     objectives = json.loads(run.data.params.get("search.objectives", '["fvd"]'))
-    measured = [f"{name}{end}" for name in objectives for end in ("", "_low", "_high")]
-    metrics = tuple(name for name in measured if any(name in trial.data.metrics for trial in trials))
+    measured = sorted({metric for trial in trials for metric in trial.data.metrics})
+    metrics = tuple(metric for name in objectives for metric in measured if f"{metric}_".startswith(f"{name}_"))
     chosen = views.varying(trials, ())
     axes = views.numeric(trials, chosen)[:MOST_CHARTS]
     below = f"tags.mlflow.parentRunId = '{run.info.run_id}'"

@@ -53,6 +53,7 @@ class Scoring:
     real: Float[Tensor, "b d"]  # I3D features of the frames that FVD scores
     futures: int  # predictions per clip
     log: RunHandle
+    own: Float[Tensor, "b d"] | None = None  # features of the row's own sampler, with which a search compares a trial
 
     @classmethod
     def of(
@@ -87,12 +88,18 @@ def load(folders: Folders, resolution: int) -> tuple[Predictor, FeatureExtractor
 
 
 def trial(number: int, setting: Mapping[str, Any], shared: Scoring) -> dict[str, float]:
-    """Return the FVD of one setting with its interval, and the milliseconds and GFLOPs per frame."""
+    """Return the FVD of one setting, its difference to that of the row's own sampler, and time and GFLOPs per frame.
+
+    Both distances have their intervals. The difference is paired: the clips and the random draws are the same.
+    """
     measure = cluster.measure()
     with shared.log.child(trial_name(number, setting), dict(setting), {"part": "trial"}) as log:
         fake, milliseconds, gigaflops = features(changed(shared.sampler, setting), shared)
         score = fvd.score(shared.real, fake, shared.blocks)
         metrics = {"fvd": score.value, **interval("fvd", score)}
+        if shared.own is not None:
+            difference = fvd.difference(shared.real, fake, shared.own, shared.blocks)
+            metrics |= {"fvd_difference": difference.value, **interval("fvd_difference", difference)}
         metrics |= {"milliseconds_per_frame": milliseconds, "gigaflops_per_frame": gigaflops}
         log.metrics(metrics | measure.use().metrics())
     return metrics

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,9 @@ from components.sampling.frame import SamplerConfig
 from pipeline.tuning import figures
 from pipeline.tuning.sampler_search import SamplingSearch
 from pipeline.tuning.training_search import TrainingSearch
+
+# of an objective in a row of the table: its interval, and its difference to the row's own settings
+ENDS: Final = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
 
 Search = SamplingSearch | TrainingSearch
 
@@ -30,7 +33,7 @@ def write_tables(rows: list[dict[str, Any]], search: Search, out: Path) -> tuple
         raise InputError("every trial of the search failed; see the errors above")
     # equal scores: the least work, then the first trial; a measured time would choose another winner in another run
     best = min(finished, key=lambda row: (row[objectives[0]], row.get("gigaflops_per_frame", 0.0), row["trial"]))
-    measured = [f"{name}{suffix}" for name in objectives for suffix in ("", "_low", "_high")]
+    measured = [f"{name}{suffix}" for name in objectives for suffix in ENDS]
     present = [name for name in (*measured, "gigaflops_per_frame", "step") if any(name in row for row in rows)]
     columns = ["trial", *search.space, *present, "front", "status", "error"]
     table = pd.DataFrame(rows).reindex(columns=columns)

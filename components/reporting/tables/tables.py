@@ -272,25 +272,27 @@ def history_table(histories: Mapping[str, pd.DataFrame]) -> Table:
 
 
 def sweep_table(sweep: Sweep) -> Table:
-    """Return the trials of a search, best first, failed ones last."""
+    """Return the trials of a search with the intervals of their scores, best first, failed ones last."""
     trials = sweep.trials.sort_values(sweep.objective, na_position="last", kind="stable")
-    speed = ["milliseconds_per_frame"] if "milliseconds_per_frame" in trials else []
-    keys = [*sweep.parameters, sweep.objective, *speed]
+    digits = 1 if sweep.objective == "fvd" else 4
+    columns = [
+        Column(sweep.objective, label(sweep.objective), digits, "lower"),
+        Column(f"{sweep.objective}_difference", "difference", digits, "lower", "to the row's own"),
+        Column("milliseconds_per_frame", "time per frame", 1, "lower", "ms"),
+    ]
+    columns = [column for column in columns if column.key in trials]
     lines = []
     for trial in trials.to_dict("records"):
         chosen = trial["trial"] == sweep.best
-        parameters = (Cell(format_value(trial[name])) for name in sweep.parameters)
-        measured = (sweep.objective, *speed)
-        digits = 1 if sweep.objective == "fvd" else 4
-        results = (
-            Cell(number(trial[key], digits if key == sweep.objective else 1), best=chosen and key == sweep.objective)
-            for key in measured
-        )
-        failed = "failed" if trial[sweep.objective] != trial[sweep.objective] else "best" if chosen else ""
-        lines.append(Line((Cell(str(trial["trial"]), failed), *parameters, *results), "model" if chosen else "plain"))
-    labels = {"fvd": Cell("FVD", "↓"), "milliseconds_per_frame": Cell("time per frame", "ms ↓")}
-    heads = (Cell("trial"), *(labels.get(key, Cell(key.replace("_", " "))) for key in keys))
-    return Table(heads, tuple(lines))
+        settings = (Cell(format_value(trial[name])) for name in sweep.parameters)
+        metrics = {str(key): value for key, value in trial.items() if isinstance(value, float) and value == value}
+        results = (cell(column, metrics, trial[sweep.objective] if chosen else None) for column in columns)
+        failed = "" if sweep.objective in metrics else "failed"
+        name = Cell(str(trial["trial"]), failed or ("best" if chosen else ""))
+        lines.append(Line((name, *settings, *results), "model" if chosen else "plain"))
+    names = (Cell(name.replace("_", " ")) for name in sweep.parameters)
+    heads = (Cell(column.label, unit_and_arrow(column)) for column in columns)
+    return Table((Cell("trial"), *names, *heads), tuple(lines))
 
 
 def usage_table(usage: Sequence[Mapping[str, Any]]) -> Table | None:

@@ -133,6 +133,23 @@ def test_trials_are_ranked_and_failed_ones_last(finished):
     assert [cell.text for cell in table.heads] == ["trial", "canvas scale", "temporal scale", "FVD", "time per frame"]
 
 
+def test_trials_have_intervals_and_their_difference_to_the_rows_own_sampler(finished, builders):
+    ends = {"fvd_low": [660.0, 600.0, None, 640.0], "fvd_high": [740.0, 700.0, None, 740.0]}
+    differences = {
+        "fvd_difference": [0.0, -50.0, None, -10.0],
+        "fvd_difference_low": [0.0, -80.0, None, -30.0],
+        "fvd_difference_high": [0.0, -20.0, None, 10.0],
+    }
+    builders["trials"](finished / "sweep", **ends, **differences)
+    table = tables.sweep_table(results.read_sweep(finished / "sweep"))
+    assert [cell.text for cell in table.heads][3:5] == ["FVD", "difference"]
+    best, second, own, failed = (line.cells[3:5] for line in table.lines)
+    assert [cell.detail for cell in best] == ["600.0 to 700.0", "−80.0 to −20.0"]
+    assert [cell.text for cell in second] == ["690.0", "−10.0"]
+    assert [cell.text for cell in own] == ["700.0", "0.0"]
+    assert [cell.text for cell in failed] == ["–", "–"]
+
+
 def test_a_history_ends_with_the_last_number_of_each_kind():
     history = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.5], "validation_loss": [1.75, None]})
     table = tables.history_table({"a": history, "b": history[["step"]]})
