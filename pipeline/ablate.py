@@ -17,6 +17,7 @@ from components.foundation.errors import InputError
 from components.metrics.distances.fvd import ProtocolConfig
 from components.sampling.frame import SamplerConfig
 from components.telemetry.tracking import Run
+from pipeline.monitoring import nodes
 from pipeline.runtime import cluster, stage
 from pipeline.tuning import figures, sampler_trials, trials
 from pipeline.tuning.ablation import AblationConfig, Point, points
@@ -70,7 +71,7 @@ def main(
         for row, model in models.items()
     }
     shared = AblationInputs(all_points, scorings, entry.path / "features")
-    with cluster.connect(Path.cwd()):
+    with cluster.connect(Path.cwd()), nodes.watched(log.handle):
         rows = trials.search(
             ablation_trial,
             [{"point": index} for index in range(len(all_points))],

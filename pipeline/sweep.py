@@ -21,8 +21,9 @@ from components.models.kinds import ModelConfig
 from components.models.latent_training import InitialWeights, TrainingSource
 from components.sampling.frame import SamplerConfig
 from components.telemetry.progress import complain
-from components.telemetry.tracking import Run
+from components.telemetry.tracking import Run, RunHandle
 from components.training.optimizer import RecipeConfig
+from pipeline.monitoring import nodes
 from pipeline.runtime import cluster, stage
 from pipeline.tuning import sampler_search, sampler_trials, training_search, training_trials, trials
 from pipeline.tuning.sampler_search import SamplingSearch
@@ -87,7 +88,7 @@ def search_sampler(
     scoring = replace(scoring, own=sampler_trials.features(params.sampler, scoring)[0])
     inputs = {**identities, "params": plain(params), "clips": val.hash, "chosen": chosen}
     metrics = sampler_search.metrics(search)
-    rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs, out.name)
+    rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs, out.name, log.handle)
     table, best = write_tables(rows, search, out)
     log_winner(log, best, search)
     winner = sampler_search.changed(params.sampler, {path: best[path] for path in search.space})
@@ -121,7 +122,10 @@ def search_training(
     inputs["latents"] = Latents.open(latents, "val", None).hash
     inputs["start"] = None if initial is None else initial.identity
     scheduler = training_search.build_scheduler(search)
-    rows = run_trials(training_trials.trial, suggester, shared, search, search.objectives, inputs, out.name, scheduler)
+    objectives = search.objectives
+    rows = run_trials(
+        training_trials.trial, suggester, shared, search, objectives, inputs, out.name, log.handle, scheduler
+    )
     for row in rows:
         if row["status"] == "finished" and row["step"] < search.steps:
             row["status"] = "stopped"
@@ -140,6 +144,7 @@ def run_trials(
     metrics: Sequence[str],
     inputs: Mapping[str, Any],
     row: str,
+    log: RunHandle,
     scheduler: Any = None,
 ) -> list[dict[str, Any]]:
     """Run all trials and return their rows; resume an interrupted search if its inputs and code are the same.
@@ -148,7 +153,7 @@ def run_trials(
     Ray Tune's folder if the search keeps it.
     """
     entry = Cache.here().entry("search", inputs, code.fingerprint(inspect.getfile(trial), trials.__file__))
-    with cluster.connect(Path.cwd()):
+    with cluster.connect(Path.cwd()), nodes.watched(log):
         rows = trials.search(
             trial,
             suggester,

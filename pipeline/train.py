@@ -22,6 +22,7 @@ from components.training.optimizer import Phase, RecipeConfig
 from pipeline.encoding import resolutions
 from pipeline.fitting import trainer
 from pipeline.fitting.workers import FitJob
+from pipeline.monitoring import nodes
 from pipeline.monitoring.previews import Previews
 from pipeline.runtime import cluster, stage
 
@@ -90,7 +91,7 @@ def main(
     previews = Previews(pictures, autoencoder.resolve(), steps_before=0)
     jobs: list[FitJob] = []
     history: list[dict[str, float]] = []
-    with cluster.connect(Path.cwd()):
+    with cluster.connect(Path.cwd()), nodes.watched(log.handle):
         for phase, source in zip(phases, sources, strict=True):
             jobs.append(job_of(model, phase, source, initial, previews))
             fitted = trainer.fit(jobs[-1], functools.partial(previews.log_metrics, log))

@@ -27,6 +27,7 @@ from components.training.optimizer import RecipeConfig
 from pipeline.fitting import trainer
 from pipeline.fitting.vae_training import LPIPS_FILE, check, make
 from pipeline.fitting.workers import FitJob
+from pipeline.monitoring import nodes
 from pipeline.monitoring.reconstructions import log_reconstruction
 from pipeline.runtime import cluster, stage
 
@@ -53,7 +54,8 @@ def main(params: Params, *, clips: Path, weights: Path, out: Path, log: Run) -> 
     fitted = None
     with cluster.connect(Path.cwd()) if jobs else nullcontext():
         for job in jobs:
-            fitted = trainer.fit(job, log.metrics)
+            with nodes.watched(log.handle):
+                fitted = trainer.fit(job, log.metrics)
     vae = params.autoencoder.build()
     state = {f"{VAE_PREFIX}{name}": tensor for name, tensor in vae.state_dict().items()}
     if fitted is not None:

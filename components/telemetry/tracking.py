@@ -106,6 +106,17 @@ class RunHandle:
         """Open the run in this process. Use the result in a `with` block, or close it; the run's status stays."""
         return Run(self, watch=False)
 
+    def watch(self, node: str | None = None) -> Any:
+        """Log this machine's CPU, memory, disk, network and GPUs every few seconds, until `finish` of the result.
+
+        With the name of a node, its metrics are separate series: system/NODE/cpu_utilization_percentage and so on.
+        """
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.run, SYSTEM_SECONDS, node_id=node, tracking_uri=self.uri)
+        monitor.start()
+        return monitor
+
     @contextmanager
     def child(self, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> Iterator["Run"]:
         """Open a child run for the block. The block also runs, without logging, if the store is unreachable."""
@@ -278,10 +289,7 @@ class Run:
         return {names[key]: value for key, value in values.items()}
 
     def _watch(self) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        self._monitor = SystemMetricsMonitor(self.id, SYSTEM_SECONDS, tracking_uri=self.handle.uri)
-        self._monitor.start()
+        self._monitor = self.handle.watch()
 
     def _send_now_and_then(self) -> None:
         while not self._over.wait(FLUSH_SECONDS):

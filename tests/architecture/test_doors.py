@@ -15,7 +15,7 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
     # several, so that an edit of the search or of the server trains nothing again; Ray Serve has its own
     "ray": (
         *("pipeline/runtime/", "pipeline/fitting/", "pipeline/tuning/", "pipeline/jobs/"),
-        "pipeline/commands/serve.py",
+        *("pipeline/monitoring/nodes.py", "pipeline/commands/serve.py"),
     ),
     # runs and registered models; a model that is fetched if asked; and the code that MLflow runs to serve one
     "mlflow": (
