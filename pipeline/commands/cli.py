@@ -171,7 +171,10 @@ def demo(port: Port = 7860, device: Device = None) -> None:
 )
 def serve(
     row: Row,
-    replicas: Annotated[int, typer.Option(min=1, metavar="N", help="Number of model replicas.")] = 1,
+    replicas: Annotated[
+        str,
+        typer.Option(metavar="N|N:N", help="Number of model replicas; or the fewest and the most, by the load."),
+    ] = "1",
     port: Port = 8000,
     device: Annotated[
         str | None,
@@ -183,9 +186,9 @@ def serve(
     The server listens on 127.0.0.1 only, and runs until Ctrl-C.
     """
     with _project() as root:
-        from pipeline.commands.serve import run
+        from pipeline.commands.serve import replicas_of, run
 
-        run(root, row, device, replicas, port)
+        run(root, row, device, replicas_of(replicas), port)
 
 
 @app.command(

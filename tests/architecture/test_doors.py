@@ -15,7 +15,7 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
     # several, so that an edit of the search or of the server trains nothing again; Ray Serve has its own
     "ray": (
         *("pipeline/runtime/", "pipeline/fitting/", "pipeline/tuning/", "pipeline/jobs/"),
-        *("pipeline/monitoring/nodes.py", "pipeline/commands/serve.py"),
+        *("pipeline/monitoring/nodes.py", "pipeline/commands/serve.py", "pipeline/commands/serving/"),
     ),
     # runs and registered models; a model that is fetched if asked; and the code that MLflow runs to serve one
     "mlflow": (
@@ -35,7 +35,7 @@ DOORS: Final[dict[str, tuple[str, ...]]] = {
     "jinja2": ("components/reporting/",),
     "PIL": ("components/pictures/", "components/video/"),
     "gradio": ("pipeline/commands/demo.py",),
-    "starlette": ("pipeline/commands/serve.py",),
+    "starlette": ("pipeline/commands/serving/ingress.py",),
     "typer": ("pipeline/commands/cli.py",),
     "optuna": ("pipeline/tuning/suggest.py",),
     "transformers": ("components/models/conditions/text.py",),

@@ -35,12 +35,14 @@ def folder(tmp_path_factory):
     """Two rows, and an open port in which no application listens yet."""
     from pipeline.commands import serve  # before Ray, which reads its settings when it is imported
 
-    ray = serve.ray
+    # isort: split
+    import ray
+
     folder = build(tmp_path_factory.mktemp("served"))
     for part in ("models", "searches"):
         shutil.copytree(folder / "data" / part / "kuka-canvasmar", folder / "data" / part / "slow")
     sampled(folder, "kuka-canvasmar", flow_steps=20)
-    sampled(folder, "slow", flow_steps=40000, sets=1)  # a canvas at once, and its frame when time is over
+    sampled(folder, "slow", flow_steps=200000, sets=1)  # a canvas at once, and its frame when time is over
     ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, num_cpus=2, log_to_driver=False)
     try:
         serve.listen(PORT)
@@ -227,7 +229,7 @@ def test_a_batch_is_what_waits_when_there_is_room_and_two_take_turns(folder, mon
 
 def test_requests_whose_replicas_are_killed_one_after_the_other_have_all_their_frames(served):
     """One in the middle of its stream, and others that may not have begun."""
-    from pipeline.commands.serve import ray
+    import ray
 
     film = served / "videos" / "one.mp4"
     where = {"frames": 32, "context": 1, "start": 0}
@@ -288,6 +290,52 @@ def test_a_hundred_malformed_requests_are_refused_each_with_its_sentence(served)
     assert {status: int(counted[str(status)]) for status in set(statuses)} == {
         status: statuses.count(status) for status in set(statuses)
     }
+
+
+def test_ray_serve_runs_the_application_by_its_name_with_replicas_by_the_load(folder):
+    """As `serve run pipeline.commands.serve:app row=kuka-canvasmar replicas=1:2` does."""
+    from pipeline.commands import serve
+
+    given = {"row": "kuka-canvasmar", "root": str(folder), "device": "cpu", "replicas": "1:2"}
+    serve.serve.run(serve.app(given), name="named", route_prefix="/named")
+    try:
+        assert requests.get(f"{ADDRESS}/named/health", timeout=30).json()["status"] == "ok"
+        status = serve.serve.status().applications["named"]
+        assert status.deployments["Replica"].replica_states == {"RUNNING": 1}
+    finally:
+        serve.serve.delete("named")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"row": "kuka-canvasmar", "replicas": "2:1"}, "--replicas is '2:1'"),
+        ({"row": "kuka-canvasmar", "rows": "2"}, "rows"),
+        ({}, "row"),
+    ],
+)
+def test_bad_arguments_of_the_application_are_named(folder, given, message):
+    from components.foundation.errors import InputError
+    from pipeline.commands import serve
+
+    with pytest.raises(InputError, match=message):
+        serve.app({"root": str(folder), "device": "cpu"} | given)
+
+
+@pytest.mark.parametrize(("text", "replicas"), [("1", 1), ("3", 3), ("1:4", (1, 4)), ("2:2", 2)])
+def test_replicas_are_a_number_or_the_fewest_and_the_most(text, replicas):
+    from pipeline.commands import serve
+
+    assert serve.replicas_of(text) == replicas
+
+
+@pytest.mark.parametrize("text", ["0", "a", "1:", ":2", "4:1", "1:2:3", "-1", ""])
+def test_replicas_that_are_neither_are_refused(text):
+    from components.foundation.errors import InputError
+    from pipeline.commands import serve
+
+    with pytest.raises(InputError, match="--replicas"):
+        serve.replicas_of(text)
 
 
 def test_a_row_that_is_not_trained_is_refused_before_anything_starts():

@@ -1,0 +1,1 @@
+"""Parts of the server: a replica of the model, and the ingress that reads requests."""
