@@ -1,6 +1,7 @@
 """Processes of Ray that are killed, and clusters that refuse this process: one sentence each."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -41,14 +42,17 @@ def test_a_killed_process_says_what_to_do_and_an_error_of_python_keeps_its_trace
 
 
 @pytest.mark.faults
-def test_a_training_that_ray_stops_because_memory_is_full_is_one_sentence_and_goes_on_later(journey: Path) -> None:
+def test_a_training_that_ray_stops_because_memory_is_full_is_one_sentence_and_goes_on_later(
+    journey: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(journey, tmp_path / "copy", symlinks=True))
     killed = subprocess.run(
-        TRAIN.split(), cwd=journey, env=environment() | KILLED, capture_output=True, text=True, timeout=600
+        TRAIN.split(), cwd=folder, env=environment() | KILLED, capture_output=True, text=True, timeout=600
     )
     assert killed.returncode == 2
     (line,) = killed.stderr.splitlines()
     assert line.startswith("error: Ray stopped workers because a machine's memory was nearly full; lower micro_batch")
-    run(journey, *TRAIN.split())
+    run(folder, *TRAIN.split())
 
 
 @pytest.fixture
