@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 install_import_hook("components", "beartype.beartype")
 # by default, Ray gives its workers the lowest priority, and they hardly run next to other tests
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
-
+# the same examples in every run; a busy machine may take long for one; no folder .hypothesis
+hypothesis.settings.register_profile("project", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("project")
 
 BEGAN = time.monotonic()
 

@@ -241,9 +241,8 @@ def parse_query(query: dict[str, str]) -> dict[str, Any]:
     """Return the query parameters with defaults. Raise RefusedError if one is unknown or invalid."""
     try:
         values = {name: value(text) for name, text in query.items()}
-        for name, given in values.items():
-            if given is None:
-                raise InputError(f"the query: {name} has no value; give one, or leave {name} out")
+        if empty := [name for name, given in values.items() if given is None]:
+            raise InputError(f"the query: {empty[0]!r} has no value; give one, or leave the field out")
         parsed = parse(Query, DEFAULTS | values, where="the query")
     except InputError as error:
         raise RefusedError(422, str(error)) from None

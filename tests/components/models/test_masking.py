@@ -4,6 +4,8 @@ from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.foundation.errors import InputError
 from components.models import masking
@@ -36,13 +38,13 @@ def test_set_sizes_are_those_of_the_cosine(tokens: int, sets: int) -> None:
     assert masking.set_sizes(tokens, sets) == SIZES[tokens, sets]
 
 
-@pytest.mark.parametrize("tokens", [1, 16, 64, 256])
-def test_set_sizes_are_positive_and_sum_to_all_tokens(tokens: int) -> None:
-    for sets in range(1, tokens + 1):
-        sizes = masking.set_sizes(tokens, sets)
-        assert sum(sizes) == tokens
-        assert min(sizes) > 0
-        assert len(sizes) <= sets
+@given(tokens=st.integers(1, 1024), data=st.data())
+def test_set_sizes_are_positive_and_sum_to_all_tokens(tokens: int, data: st.DataObject) -> None:
+    sets = data.draw(st.integers(1, tokens))
+    sizes = masking.set_sizes(tokens, sets)
+    assert sum(sizes) == tokens
+    assert min(sizes) > 0
+    assert len(sizes) <= sets
 
 
 @pytest.mark.parametrize("sets", [-1, 0, 17])
@@ -80,11 +82,15 @@ def test_a_permutation_is_one_for_each_row() -> None:
     assert not torch.equal(order[0, 0], order[0, 1])
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_partition_takes_every_token_once(rule: Rule) -> None:
-    sizes = masking.set_sizes(64, 5)
-    order = masking.partition(maps(3, 64), chances(3, 5, 64), sizes, rule=rule, temperature=6.5)
-    assert torch.equal(order.sort(dim=1).values, torch.arange(64).expand(3, 64))
+@given(rule=st.sampled_from(RULES), tokens=st.integers(1, 64), temperature=st.floats(0, 100), data=st.data())
+def test_a_partition_takes_every_token_once(rule: Rule, tokens: int, temperature: float, data: st.DataObject) -> None:
+    """Also where the staticness and the random numbers are at the ends of their ranges."""
+    sizes = masking.set_sizes(tokens, data.draw(st.integers(1, tokens)))
+    numbers = st.sampled_from([0.0, 1e-30, 0.3, 0.5, 1.0])
+    still = torch.tensor(data.draw(st.lists(numbers, min_size=tokens, max_size=tokens)))[None]
+    uniform = data.draw(st.just(chances(1, len(sizes), tokens)) | numbers.map(lambda x: torch.full_like(still, x)))
+    order = masking.partition(still, uniform.expand(1, len(sizes), tokens), sizes, rule=rule, temperature=temperature)
+    assert torch.equal(order.sort(dim=1).values, torch.arange(tokens)[None])
 
 
 @pytest.mark.parametrize("rule", RULES)
