@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -q --numprocesses 2 --dist loadfile --durations 20
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro compare test test-faults test-all lint ui demo docs setup
+.PHONY: repro compare test test-faults test-all lint ui demo docs setup lock
 
 repro: $(READY) ## check params.yaml, then run the stages that are out of date, from videos to report
 	python -m pipeline.commands.cli check
@@ -43,6 +43,11 @@ docs: $(READY) ## build the site in build/site; fails on a broken link
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 setup: $(READY) ## create the virtual environment
+
+lock: ## write the newest versions that pyproject.toml allows to constraints.txt, for the oldest Python that is tested
+	"$(PYTHON)" -m venv build/lock
+	build/lock/bin/python deploy/environment.py lock > build/constraints.txt
+	mv build/constraints.txt constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" deploy/environment.py check

@@ -1,5 +1,7 @@
 """Of `make setup`, before anything is installed: `check` refuses an interpreter, `download` says what pip will fetch.
 
+`lock`, of `make lock`, prints the newest versions of all packages that pyproject.toml allows.
+
 Imports the standard library only, and runs on Python 3.6 and later.
 """
 
@@ -11,6 +13,7 @@ import sys
 
 OLDEST, NEWEST = (3, 11), (3, 13)  # of the tests
 TORCH = ("--dry-run", "--no-deps", "--ignore-installed", "--quiet", "--report", "-", "--constraint", "constraints.txt")
+LOCK = ("--dry-run", "--ignore-installed", "--quiet", "--disable-pip-version-check", "--report", "-", ".[dev]")
 CPU_SIZE, GPU_SIZE = "3.3 GB", "6.7 GB"  # of the environment on Linux, x86-64
 NAME_IT = "make PYTHON=python3.13"
 
@@ -46,12 +49,24 @@ def download(report, gpu):
     )
 
 
+def constraints(report):
+    """Return the lines of constraints.txt from pip's report: every package but the project, without builds (`+cpu`)."""
+    packages = [item["metadata"] for item in report["install"] if "dir_info" not in item.get("download_info", {})]
+    lines = {"{}=={}".format(package["name"].lower(), package["version"].partition("+")[0]) for package in packages}
+    return "\n".join(sorted(lines))
+
+
 def _text(version):
     return ".".join(map(str, version))
 
 
 def main(task):
-    """Print a sentence on stderr; return the exit status, 2 if the interpreter is refused."""
+    """Print a sentence on stderr, or for `lock` the versions on stdout; return the exit status, 2 if refused."""
+    if task == "lock":
+        done = subprocess.run((sys.executable, "-m", "pip", "install", *LOCK), stdout=subprocess.PIPE)
+        if done.returncode == 0:
+            print(constraints(json.loads(done.stdout.decode())))
+        return done.returncode
     version = sys.version_info[:2]
     refused = problem(platform.system(), version) if task == "check" else None
     text = refused or note(version) if task == "check" else download_of_pip()

@@ -93,3 +93,14 @@ def test_make_stops_at_an_interpreter_that_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: too old\n")
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_lock_holds_every_package_but_the_project_and_no_builds() -> None:
+    report = {
+        "install": [
+            {"metadata": {"name": "torch", "version": "2.13.0+cpu"}, "download_info": {"archive_info": {}}},
+            {"metadata": {"name": "PyYAML", "version": "6.0.3"}},
+            {"metadata": {"name": "canvasmar-pipeline", "version": "0.1"}, "download_info": {"dir_info": {}}},
+        ]
+    }
+    assert environment_script().constraints(report).splitlines() == ["pyyaml==6.0.3", "torch==2.13.0"]
