@@ -142,7 +142,6 @@ def _unusable(data: Mapping[str, Any]) -> list[str]:
 
 def _sentence(problem: Any, data: Mapping[str, Any]) -> str:
     path = ".".join(_keys(problem["loc"], data)) or "(top)"
-    path = path if path.isprintable() else repr(path)
     match problem["type"]:
         case "extra_forbidden":
             return f"unknown key {path}; remove it or correct its spelling"

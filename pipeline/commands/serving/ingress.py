@@ -240,6 +240,8 @@ def elapsed(started: float) -> float:
 def parse_query(query: dict[str, str]) -> dict[str, Any]:
     """Return the query parameters with defaults. Raise RefusedError if one is unknown or invalid."""
     try:
+        if unknown := [name for name in query if name not in DEFAULTS]:
+            raise InputError(f"the query: unknown key {unknown[0]!r}; the keys are {', '.join(DEFAULTS)}")
         values = {name: value(text) for name, text in query.items()}
         if empty := [name for name, given in values.items() if given is None]:
             raise InputError(f"the query: {empty[0]!r} has no value; give one, or leave the field out")
