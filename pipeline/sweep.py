@@ -88,7 +88,7 @@ def search_sampler(
     scoring = replace(scoring, own=sampler_trials.features(params.sampler, scoring)[0])
     inputs = {**identities, "params": plain(params), "clips": val.hash, "chosen": chosen}
     metrics = sampler_search.metrics(search)
-    rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs, out.name, log.handle)
+    rows = run_trials(sampler_trials.trial, suggester, scoring, search, metrics, inputs, row_of(out), log.handle)
     table, best = write_tables(rows, search, out)
     log_winner(log, best, search)
     winner = sampler_search.changed(params.sampler, {path: best[path] for path in search.space})
@@ -124,7 +124,7 @@ def search_training(
     scheduler = training_search.build_scheduler(search)
     objectives = search.objectives
     rows = run_trials(
-        training_trials.trial, suggester, shared, search, objectives, inputs, out.name, log.handle, scheduler
+        training_trials.trial, suggester, shared, search, objectives, inputs, row_of(out), log.handle, scheduler
     )
     for row in rows:
         if row["status"] == "finished" and row["step"] < search.steps:
@@ -170,6 +170,11 @@ def run_trials(
         )
     entry.remove()
     return rows
+
+
+def row_of(out: Path) -> str:
+    """Return the row whose search writes to this folder, which has another name until the stage ends."""
+    return out.name.strip(".").removesuffix(".partial")
 
 
 def log_winner(log: Run, best: Mapping[str, Any], search: Search) -> None:

@@ -29,7 +29,11 @@ def write(
             for row, windows in drift.lines_of([one]).items()
             for window in windows
         ],
-        "search": [sweep.trials.dropna(subset=["fvd"]).assign(row=row) for row, sweep in sweeps.items()],
+        "search": [  # of samplers; a search by short trainings has no FVD
+            sweep.trials.dropna(subset=["fvd"]).assign(row=row)
+            for row, sweep in sweeps.items()
+            if "fvd" in sweep.trials
+        ],
     }
     columns = ["row", "step", "frame", "visible", "flow", "loss", "validation_loss", "fvd", "milliseconds_per_frame"]
     empty = pd.DataFrame(columns=columns)

@@ -102,7 +102,7 @@ def search(
     base = {"objectives": ["fvd", "milliseconds_per_frame"], "clips": 3, "unseen": 3, "concurrent": 2, "seed": 0}
     content["searches"]["guidance"] = (content["searches"]["guidance"] | base if fresh is None else fresh) | change
     params = stage.resolve(sweep.Params, content, "experiments", "kuka-canvasmar")
-    out = here / name
+    out = here / f".{name}.partial"  # as the stage names its folder until it ends
     out.mkdir()
     with tracking.run("sweep@test", root=here, tags={}, parameters={}) as log:
         folders = {key: parts / key for key in ("clips", "model", "weights", "latents")}

@@ -39,6 +39,18 @@ def test_what_dvc_plots_is_written_and_has_the_columns_and_the_template(written,
         assert json.loads(template)["data"] == {"values": "<DVC_METRIC_DATA>"}
 
 
+def test_a_search_by_short_trainings_has_no_line_among_the_scores_of_samplers(finished, tmp_path):
+    trials = pd.read_csv(finished / "sweep" / "trials.csv").drop(columns=["fvd", "milliseconds_per_frame"])
+    training = tmp_path / "training"
+    training.mkdir()
+    trials.assign(validation_flow=[0.2, 0.1, None, 0.3]).to_csv(training / "trials.csv", index=False)
+    best = {"trial": "t1", "objectives": {"validation_flow": 0.1}, "sampler": {}}
+    (training / "best.json").write_text(json.dumps(best))
+    sweeps = {"a": results.read_sweep(finished / "sweep"), "b": results.read_sweep(training)}
+    series.write({}, [], sweeps, tmp_path / "plots")
+    assert set(pd.read_csv(tmp_path / "plots" / "search.csv")["row"]) == {"a"}
+
+
 def test_nothing_done_is_files_without_lines(tmp_path):
     series.write({}, [], {}, tmp_path / "plots")
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == set(series.FILES)
