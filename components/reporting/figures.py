@@ -233,8 +233,13 @@ def _rows(panel: Axes, names: Sequence[str]) -> None:
 
 
 def _grid(scored: pd.DataFrame, sweep: Sweep) -> pd.DataFrame | None:
-    """Return the objective as a grid over two numeric parameters, if at least half of the grid was tried; else None."""
+    """Return the objective as a grid over two numeric parameters, if at least half of the grid was tried; else None.
+
+    Also None if trials were stopped early, because their scores are of fewer steps.
+    """
     parameters = sweep.parameters
+    if (scored["status"] == "stopped").any():
+        return None
     if len(parameters) != 2 or not all(pd.api.types.is_numeric_dtype(scored[name]) for name in parameters):
         return None
     table = scored.pivot_table(index=parameters[0], columns=parameters[1], values=sweep.objective, aggfunc="min")
@@ -277,12 +282,15 @@ def _scatter(panel: Axes, scored: pd.DataFrame, name: str, sweep: Sweep, theme: 
         base = scores - scored[own].to_numpy(dtype=float) if own in scored else 0.0
         low, high = (base + scored[end].to_numpy(dtype=float) for end in ends)
         panel.vlines(values, low, high, color=theme.palette[0], alpha=0.35, linewidth=1.2)
-    panel.scatter(values[~chosen], scores[~chosen], s=26, color=theme.palette[0], alpha=0.75, linewidths=0)
+    stopped = (scored["status"] == "stopped").to_numpy()  # scored after fewer steps
+    for part, alpha in ((~chosen & ~stopped, 0.75), (~chosen & stopped, 0.3)):
+        panel.scatter(values[part], scores[part], s=26, color=theme.palette[0], alpha=alpha, linewidths=0)
     panel.scatter(values[chosen], scores[chosen], s=130, marker="*", color=theme.palette[1], linewidths=0, zorder=3)
     if labels:
         panel.set_xticks(range(len(labels)), labels)
     panel.set_xlabel("milliseconds per frame" if name == "milliseconds_per_frame" else name.replace("_", " "))
-    panel.set_title(f"{label(sweep.objective)} (star: chosen)", loc="left")
+    pale = "; pale: stopped early" if stopped.any() else ""
+    panel.set_title(f"{label(sweep.objective)} (star: chosen{pale})", loc="left")
 
 
 def _scatter_positions(column: pd.Series) -> tuple[Float[np.ndarray, "n"], list[str]]:

@@ -279,13 +279,14 @@ def sweep_table(sweep: Sweep) -> Table:
         Column(sweep.objective, label(sweep.objective), digits, "lower"),
         Column(f"{sweep.objective}_difference", "difference", digits, "lower", "to the row's own"),
         Column("milliseconds_per_frame", "time per frame", 1, "lower", "ms"),
+        Column("step", "steps", 0),
     ]
     columns = [column for column in columns if column.key in trials]
     lines = []
     for trial in trials.to_dict("records"):
         chosen = trial["trial"] == sweep.best
         settings = (Cell(format_value(trial[name])) for name in sweep.parameters)
-        metrics = {str(key): value for key, value in trial.items() if isinstance(value, float) and value == value}
+        metrics = {str(key): value for key, value in trial.items() if isinstance(value, int | float) and value == value}
         results = (cell(column, metrics, trial[sweep.objective] if chosen else None) for column in columns)
         failed = "" if sweep.objective in metrics else "failed"
         name = Cell(str(trial["trial"]), failed or ("best" if chosen else ""))

@@ -93,4 +93,6 @@ def test_a_full_grid_is_a_map_and_anything_else_panels(finished, builders):
     far = rgb("#fde725")  # the end of the map's scale
     assert shows(grid, far)
     assert not shows(panels, far)
+    builders["trials"](finished / "sweep", status=["finished", "stopped", "failed", "finished"])
+    assert not shows(figures.search(results.read_sweep(finished / "sweep"), figures.LIGHT), far)
     assert opened(panels).height > opened(grid).height

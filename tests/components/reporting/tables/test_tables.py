@@ -150,6 +150,13 @@ def test_trials_have_intervals_and_their_difference_to_the_rows_own_sampler(fini
     assert [cell.text for cell in failed] == ["–", "–"]
 
 
+def test_trials_of_trainings_have_their_steps(finished, builders):
+    builders["trials"](finished / "sweep", step=[280, 140, None, 70])
+    table = tables.sweep_table(results.read_sweep(finished / "sweep"))
+    assert table.heads[-1].text == "steps"
+    assert [line.cells[-1].text for line in table.lines] == ["140", "70", "280", "–"]
+
+
 def test_a_history_ends_with_the_last_number_of_each_kind():
     history = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.5], "validation_loss": [1.75, None]})
     table = tables.history_table({"a": history, "b": history[["step"]]})
