@@ -35,13 +35,19 @@ class HeadBlock(nn.Module):
         self.norm_in = nn.LayerNorm(width, elementwise_affine=False)
         self.norm_out = nn.LayerNorm(width)
 
+    def forward(self, x: Float[Tensor, "*s d"], y: Float[Tensor, "... d"]) -> Float[Tensor, "*s d"]:
+        """Apply the block; y is the embedded z and flow time, to which the SiLU has been applied."""
+        return self.modulated(x, *self.modulate(y))
+
     def modulate(self, y: Float[Tensor, "... d"]) -> tuple[Tensor, ...]:
-        """Return scale, shift and gate of the embedded z and flow time, to which the SiLU has been applied."""
+        """Return the scale, shift and gate of y."""
         scale, shift, gate = self.modulation(y).chunk(3, dim=-1)
         return 1 + scale, shift, gate
 
-    def forward(self, x: Float[Tensor, "... d"], scale: Tensor, shift: Tensor, gate: Tensor) -> Float[Tensor, "... d"]:
-        """Apply the block; scale, shift and gate come from `modulate`, and broadcast with x."""
+    def modulated(
+        self, x: Float[Tensor, "... d"], scale: Tensor, shift: Tensor, gate: Tensor
+    ) -> Float[Tensor, "... d"]:
+        """Apply the block with the scale, shift and gate of `modulate`, which broadcast with x."""
         return torch.addcmul(x, gate, self.norm_out(self.mlp(torch.addcmul(shift, self.norm_in(x), scale))))
 
 
@@ -76,29 +82,24 @@ class FlowHead(nn.Module):
         self, x: Float[Tensor, "*s p"], time: Float[Tensor, "..."], condition: Float[Tensor, "... o"]
     ) -> Float[Tensor, "*s p"]:
         """Return the velocity at x; the leading axes of `time` and `condition` must broadcast to those of x."""
-        out = self.correction(x, self.modulations(time, condition))
+        y = self.embed_condition(time, condition)
+        hidden = self.embed(x)
+        for block in self.blocks:  # called as modules, because FSDP gathers the weights of a block at its call
+            hidden = block(hidden, y)
+        out = self.project(hidden, *self.modulate(y))
         return gaussian(x, time[..., None], out) if self.preconditioned else out
 
-    def modulations(
-        self, time: Float[Tensor, "..."], condition: Float[Tensor, "... o"]
-    ) -> tuple[tuple[Tensor, ...], ...]:
-        """Return what z and flow time contribute: scale, shift and gate of each block, then the last scale and shift.
+    def embed_condition(self, time: Float[Tensor, "..."], condition: Float[Tensor, "... o"]) -> Float[Tensor, "... o"]:
+        """Return y, which modulates all blocks; its leading axes are those of both arguments after broadcasting."""
+        return self.activation(condition + self.embed_time(sinusoid(1000 * time, FREQUENCIES)))
 
-        They do not depend on the tokens. Their leading axes are those of `time` and `condition` after broadcasting.
-        """
-        y = self.activation(condition + self.embed_time(sinusoid(1000 * time, FREQUENCIES)))
+    def modulate(self, y: Float[Tensor, "... o"]) -> tuple[Tensor, Tensor]:
+        """Return the scale and shift before the output."""
         scale, shift = self.modulation(y).chunk(2, dim=-1)
-        blocks = [block.modulate(y) for block in self.blocks if isinstance(block, HeadBlock)]
-        return (*blocks, (1 + scale, shift))
+        return 1 + scale, shift
 
-    def correction(
-        self, x: Float[Tensor, "... p"], modulations: tuple[tuple[Tensor, ...], ...]
-    ) -> Float[Tensor, "... p"]:
-        """Return the network's output at x: the velocity, or the argument `correction` of `gaussian`."""
-        hidden = self.embed(x)
-        for block, modulation in zip(self.blocks, modulations, strict=False):
-            hidden = block(hidden, *modulation)
-        scale, shift = modulations[-1]
+    def project(self, hidden: Float[Tensor, "... d"], scale: Tensor, shift: Tensor) -> Float[Tensor, "... p"]:
+        """Return the network's output: the velocity, or the argument `correction` of `gaussian`."""
         return self.out(torch.addcmul(shift, self.norm(hidden), scale))
 
     def velocity_field(self, conditions: tuple[Float[Tensor, "b k o"], ...], times: Sequence[float]) -> "VelocityField":
@@ -132,21 +133,28 @@ class VelocityField:
 
     def __init__(self, head: FlowHead, condition: Float[Tensor, "c b k o"], times: Sequence[float]) -> None:
         self._head, self._condition = head, condition
+        self._blocks = [block for block in head.blocks if isinstance(block, HeadBlock)]
         self._indices = {time: index for index, time in enumerate(times)}
         # made on the device, because a CUDA graph cannot record a copy from the CPU
         spaced = torch.linspace(times[0], times[-1], len(times), dtype=torch.float64, device=condition.device)
         self._times = spaced.float()[:, None, None, None]
         self._group = max(1, MAX_ROWS // condition.shape[:-1].numel())  # times in one product
         self._first = -1
-        self._modulations: tuple[tuple[Tensor, ...], ...] = ()
+        self._modulations: list[tuple[Tensor, ...]] = []  # of each block and of the output, for the times of a group
 
     def __call__(self, x: Float[Tensor, "b k p"], time: float) -> tuple[Float[Tensor, "b k p"], ...]:
         """Return the velocity at x under each condition. Raises KeyError if `time` is not one of the times."""
         first, offset = divmod(self._indices[time], self._group)
         if first != self._first:
             several = self._times[first * self._group : (first + 1) * self._group]
-            self._first, self._modulations = first, self._head.modulations(several, self._condition)
-        out = self._head.correction(x, tuple(tuple(part[offset] for part in parts) for parts in self._modulations))
+            y = self._head.embed_condition(several, self._condition)
+            modulations = [block.modulate(y) for block in self._blocks]
+            self._first, self._modulations = first, [*modulations, self._head.modulate(y)]
+        *blocks, last = ([part[offset] for part in parts] for parts in self._modulations)
+        hidden = self._head.embed(x)
+        for block, modulation in zip(self._blocks, blocks, strict=True):
+            hidden = block.modulated(hidden, *modulation)
+        out = self._head.project(hidden, *last)
         if self._head.preconditioned:
             power = time**2 + (1 - time) ** 2  # `gaussian`, for one time
             out = torch.add(x * ((2 * time - 1) / power), out, alpha=power**-0.5)

@@ -52,6 +52,17 @@ def _examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
+def _checked_replicas(text: str) -> str:
+    from components.foundation.errors import InputError
+    from pipeline.commands.serving.scaling import replicas_of
+
+    try:
+        replicas_of(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
 def _show_version(requested: bool) -> None:
     if requested:
         from importlib.metadata import version
@@ -173,7 +184,11 @@ def serve(
     row: Row,
     replicas: Annotated[
         str,
-        typer.Option(metavar="N|N:N", help="Number of model replicas; or the fewest and the most, by the load."),
+        typer.Option(
+            metavar="N|N:N",
+            callback=_checked_replicas,
+            help="Number of model replicas; or the fewest and the most, by the load.",
+        ),
     ] = "1",
     port: Port = 8000,
     device: Annotated[
@@ -186,7 +201,8 @@ def serve(
     The server listens on 127.0.0.1 only, and runs until Ctrl-C.
     """
     with _project() as root:
-        from pipeline.commands.serve import replicas_of, run
+        from pipeline.commands.serve import run
+        from pipeline.commands.serving.scaling import replicas_of
 
         run(root, row, device, replicas_of(replicas), port)
 

@@ -13,8 +13,8 @@ import torch
 from components.foundation.config import Config, parse
 from components.foundation.errors import InputError
 from components.foundation.parallel import cpu_count
-from components.foundation.settings.ranges import Count
 from components.telemetry.progress import say
+from pipeline.commands.serving.scaling import Replicas, replicas_of
 from pipeline.commands.video_predictor import VideoPredictor, usable_device
 from pipeline.runtime import environment, network
 
@@ -29,8 +29,6 @@ from pipeline.commands.serving.ingress import Ingress, Limits  # noqa: E402
 from pipeline.commands.serving.replica import BATCH_SIZE, Replica  # noqa: E402
 
 MAX_ONGOING: Final = 3 * BATCH_SIZE  # requests of a replica: two batches in progress, and the next one
-
-Replicas = Count | tuple[Count, Count]  # as many, or the fewest and the most, by the number of requests
 
 _deployment: Any = serve.deployment  # Ray's type hints allow functions only, not classes
 
@@ -54,16 +52,6 @@ def app(arguments: Mapping[str, Any]) -> Any:
     chosen = parse(Arguments, given, where="the arguments of the application")
     VideoPredictor.open(chosen.root, chosen.row, "cpu")  # raises InputError here, not in a replica
     return application(Path(chosen.root), chosen.row, chosen.device, replicas_of(chosen.replicas), Limits())
-
-
-def replicas_of(text: str) -> Replicas:
-    """Return the replicas of the option `--replicas`: `2`, or `1:4`. Raise InputError if it is neither."""
-    numbers = text.split(":")
-    if len(numbers) <= 2 and all(number.isdigit() for number in numbers):
-        fewest, most = int(numbers[0]), int(numbers[-1])
-        if 1 <= fewest <= most:
-            return most if fewest == most else (fewest, most)
-    raise InputError(f"--replicas is {text!r}; write a number, such as 2, or the fewest and the most, such as 1:4")
 
 
 def application(root: Path, row: str, device: str | None, replicas: Replicas, limits: Limits) -> Any:

@@ -20,6 +20,7 @@ from pipeline.runtime import network
 PORT = "MLFLOW_UI_PORT"
 SCORES: Final = ("fvd", "psnr", "ssim", "lpips", "milliseconds_per_frame")  # of an evaluation
 TABLES: Final = ("recipe", "sampler", "model", "autoencoder", "dataset", "protocol")  # settings of an evaluation
+ENDS: Final = ("", "_low", "_high")  # of the names of a score and of the ends of its interval
 MOST_COLUMNS, MOST_CHARTS = 30, 8
 
 
@@ -82,8 +83,8 @@ def evaluations(scored: list[Any]) -> View:
 def search(row: str, run: Any, trials: list[Any]) -> View:
     """Return the view of a search's trials: settings, objectives with intervals and differences, a chart of each."""
     objectives = json.loads(run.data.params.get("search.objectives", '["fvd"]'))
-    measured = sorted({metric for trial in trials for metric in trial.data.metrics})
-    metrics = tuple(metric for name in objectives for metric in measured if f"{metric}_".startswith(f"{name}_"))
+    ends = [f"{name}{difference}{end}" for name in objectives for difference in ("", "_difference") for end in ENDS]
+    metrics = tuple(name for name in ends if any(name in trial.data.metrics for trial in trials))
     chosen = views.varying(trials, ())
     axes = views.numeric(trials, chosen)[:MOST_CHARTS]
     below = f"tags.mlflow.parentRunId = '{run.info.run_id}'"
