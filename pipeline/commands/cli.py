@@ -52,17 +52,6 @@ def _examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
-def _checked_replicas(text: str) -> str:
-    from components.foundation.errors import InputError
-    from pipeline.commands.serving.scaling import replicas_of
-
-    try:
-        replicas_of(text)
-    except InputError as error:
-        raise typer.BadParameter(str(error)) from None
-    return text
-
-
 def _show_version(requested: bool) -> None:
     if requested:
         from importlib.metadata import version
@@ -184,11 +173,7 @@ def serve(
     row: Row,
     replicas: Annotated[
         str,
-        typer.Option(
-            metavar="N|N:N",
-            callback=_checked_replicas,
-            help="Number of model replicas; or the fewest and the most, by the load.",
-        ),
+        typer.Option(metavar="N|N:N", help="Number of model replicas; or the fewest and the most, by the load."),
     ] = "1",
     port: Port = 8000,
     device: Annotated[

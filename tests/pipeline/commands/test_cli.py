@@ -118,7 +118,7 @@ def test_version_is_that_of_the_installed_package():
         ("predict clip.mp4", "Missing option '--row'"),
         ("predict clip.mp4 --row x --frames many", "Invalid value for '--frames'"),
         ("demo --port 70000", "Invalid value for '--port'"),
-        ("serve --row x --replicas 0", "Invalid value for '--replicas'"),
+        ("serve --row x --port 0", "Invalid value for '--port'"),
         ("submit --cpus -1", "Invalid value for '--cpus'"),
         ("plan", "Missing option '--row'"),
         ("verify", "Missing argument 'PATH'"),

@@ -309,7 +309,7 @@ def test_ray_serve_runs_the_application_by_its_name_with_replicas_by_the_load(fo
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"row": "kuka-canvasmar", "replicas": "2:1"}, "'2:1' is no number of replicas"),
+        ({"row": "kuka-canvasmar", "replicas": "2:1"}, "--replicas is '2:1'"),
         ({"row": "kuka-canvasmar", "rows": "2"}, "rows"),
         ({}, "row"),
     ],
@@ -334,7 +334,7 @@ def test_replicas_that_are_neither_are_refused(text):
     from components.foundation.errors import InputError
     from pipeline.commands import serve
 
-    with pytest.raises(InputError, match="is no number of replicas"):
+    with pytest.raises(InputError, match="--replicas is"):
         serve.replicas_of(text)
 
 
