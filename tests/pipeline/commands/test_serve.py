@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
     for part in ("models", "searches"):
         shutil.copytree(folder / "data" / part / "kuka-canvasmar", folder / "data" / part / "slow")
     sampled(folder, "kuka-canvasmar", flow_steps=20)
-    sampled(folder, "slow", flow_steps=200000, sets=1)  # a canvas at once, and its frame when time is over
+    sampled(folder, "slow", flow_steps=steps_of(folder, 16), sets=1)  # a canvas at once, and its frame after 16 s
     ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, num_cpus=2, log_to_driver=False)
     try:
         serve.listen(PORT)
@@ -69,6 +69,16 @@ def hurried(folder):
     serve.serve.run(serve.application(folder, "slow", "cpu", 1, limits), name="hurried", route_prefix="/hurried")
     yield f"{ADDRESS}/hurried"
     serve.serve.delete("hurried")
+
+
+def steps_of(folder: Path, seconds: float, tried: int = 2000) -> int:
+    """How many steps of the flow make a frame of the slow row take so long on this machine."""
+    sampled(folder, "slow", flow_steps=tried, sets=1)
+    predictor = VideoPredictor.open(folder, "slow", "cpu")
+    for _ in range(2):  # the first prediction loads what the second needs
+        began = time.perf_counter()
+        list(predictor.stream(torch.zeros(1, 3, *predictor.size, dtype=torch.uint8), frames=1))
+    return round(tried * seconds / (time.perf_counter() - began))
 
 
 def sampled(folder: Path, row: str, **settings: int) -> None:
