@@ -12,6 +12,4 @@ def replicas_of(text: str) -> Replicas:
         fewest, most = int(numbers[0]), int(numbers[-1])
         if 1 <= fewest <= most:
             return most if fewest == most else (fewest, most)
-    raise InputError(
-        f"{text!r} is no number of replicas; write a number, such as 2, or the fewest and the most, such as 1:4"
-    )
+    raise InputError(f"--replicas is {text!r}; write a number, such as 2, or the fewest and the most, such as 1:4")

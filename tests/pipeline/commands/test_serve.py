@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
     for part in ("models", "searches"):
         shutil.copytree(folder / "data" / part / "kuka-canvasmar", folder / "data" / part / "slow")
     sampled(folder, "kuka-canvasmar", flow_steps=20)
-    sampled(folder, "slow", flow_steps=steps_of(folder, 16), sets=1)  # a canvas at once, and its frame after 16 s
+    sampled(folder, "slow", flow_steps=steps_of(folder, 30), sets=1)  # a canvas at once, and its frame after 30 s
     ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, num_cpus=2, log_to_driver=False)
     try:
         serve.listen(PORT)
@@ -184,7 +184,7 @@ def test_a_request_beyond_its_time_or_the_queue_is_told_so_and_leaves_nothing_be
     assert (last["kind"], last["status"], last["error"]) == ("error", 504, late.json()["error"])
     assert metric(hurried, "running") == 0
     # 64 frames would keep the replica for minutes; it has left them
-    assert eventually(lambda: plain().status_code == 200)
+    assert eventually(lambda: plain().status_code == 200, 150)
 
 
 def test_a_body_that_does_not_arrive_is_given_up(hurried):
