@@ -173,7 +173,7 @@ def run_trials(
 
 
 def row_of(out: Path) -> str:
-    """Return the row whose search writes to this folder, which has another name until the stage ends."""
+    """Return the row whose search writes to this folder; until the stage ends, the folder is named .ROW.partial."""
     return out.name.strip(".").removesuffix(".partial")
 
 

@@ -1,6 +1,7 @@
 """Calibration of the canvas's staticness.
 
-Among tokens of about the same predicted staticness, the prediction should equal the mean of exp(-scale error) (Eq. 6).
+Among tokens of about the same predicted staticness, the prediction should equal the mean of exp(-scale * error)
+(Eq. 6).
 """
 
 from dataclasses import dataclass

@@ -61,7 +61,7 @@ def still_change(
     """Return the mean absolute change from frame to frame at the pixels `still_pixels`, in grey levels of 0..255.
 
     The first predicted frame is compared with `last`, the last frame of the context, so a jump away from the context
-    counts. The n / b clips of a context are consecutive. Return None if no pixel is still.
+    counts. Each of the b contexts has n / b consecutive clips. Return None if no pixel is still.
     """
     samples, length = len(clips) // len(last), frames.stop - frames.start
     total, count = 0.0, int(still_pixels.sum()) * samples * length * clips.shape[2]

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from components.foundation.config import Config
 from components.foundation.settings.ranges import Count
-from components.models import flow
+from components.models import flow, gaussian
+from components.models.gaussian import Gaussian
 from components.models.layers.blocks import initialise
 from components.models.layers.embeddings import FREQUENCIES, sinusoid
 
+SPREAD_WEIGHT: Final = 0.1
 MAX_ROWS: Final = 4096  # rows of one product of `VelocityField`; more rows take memory and no longer save time
 
 
@@ -22,7 +24,7 @@ class FlowHeadConfig(Config):
     width: Count  # channels of the MLP
     layers: Count  # residual blocks of the MLP
     repeats: Count  # noise samples of each token in a training step
-    preconditioned: bool  # start from the exact velocity of unit Gaussian tokens (as EDM does); MAR starts from zero
+    preconditioned: bool  # correct the exact velocity of a Gaussian predicted from z; MAR starts from zero
 
 
 class HeadBlock(nn.Module):
@@ -57,7 +59,7 @@ class FlowHead(nn.Module):
     def __init__(self, config: FlowHeadConfig, channels: int, embedding: int) -> None:
         super().__init__()
         width = config.width
-        self.preconditioned = config.preconditioned
+        self.fit = nn.Linear(embedding, 2 * channels) if config.preconditioned else None
         self.embed = nn.Linear(channels, width)
         self.embed_z = nn.Sequential(nn.Linear(embedding, width), nn.SiLU(), nn.Linear(width, width))
         self.embed_time = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
@@ -70,30 +72,49 @@ class FlowHead(nn.Module):
         initialise(self)
         for layer in (*(block.modulation for block in blocks), self.modulation, self.out):
             nn.init.zeros_(layer.weight)  # so that the velocity is zero before training (MAR)
+        if self.fit is not None:  # mean 0 and standard deviation 1 before training
+            nn.init.zeros_(self.fit.weight)
+            nn.init.constant_(self.fit.bias[channels:], gaussian.unbounded(1.0))
         for part in self.embed_time:
             if isinstance(part, nn.Linear):
                 nn.init.normal_(part.weight, std=0.02)
 
     def condition(self, z: Float[Tensor, "*s d"]) -> Float[Tensor, "*s o"]:
         """Project z for `velocity`; the result does not depend on time, so one call serves all integration steps."""
-        return self.embed_z(z)
+        embedded = self.embed_z(z)
+        return embedded if self.fit is None else torch.cat([embedded, self.fit(z).to(embedded.dtype)], dim=-1)
+
+    def split(self, condition: Float[Tensor, "*s o"]) -> tuple[Float[Tensor, "*s d"], Gaussian | None]:
+        """Return what modulates the network, and the Gaussian of the tokens; None for a head without one."""
+        if self.fit is None:
+            return condition, None
+        embedded, fitted = condition.split([condition.shape[-1] - self.fit.out_features, self.fit.out_features], dim=-1)
+        mean, unbounded = fitted.chunk(2, dim=-1)
+        return embedded, Gaussian(mean.float(), gaussian.log_std(unbounded))
 
     def velocity(
         self, x: Float[Tensor, "*s p"], time: Float[Tensor, "..."], condition: Float[Tensor, "... o"]
     ) -> Float[Tensor, "*s p"]:
         """Return the velocity at x; the leading axes of `time` and `condition` must broadcast to those of x."""
-        y = self.embed_condition(time, condition)
-        hidden = self.embed(x)
+        embedded, prior = self.split(condition)
+        return self._velocity(x, time, embedded, None if prior is None else prior.detach())
+
+    def _velocity(
+        self, x: Float[Tensor, "*s p"], time: Float[Tensor, "..."], embedded: Float[Tensor, "... d"],
+        prior: Gaussian | None,
+    ) -> Float[Tensor, "*s p"]:  # fmt: skip
+        y = self.embed_condition(time, embedded)
+        u, exact, spread = (x, 0.0, 1.0) if prior is None else prior.at(x, time[..., None])
+        hidden = self.embed(u)
         for block in self.blocks:  # called as modules, because FSDP gathers the weights of a block at its call
             hidden = block(hidden, y)
-        out = self.project(hidden, *self.modulate(y))
-        return gaussian(x, time[..., None], out) if self.preconditioned else out
+        return exact + spread * self.project(hidden, *self.modulate(y))
 
-    def embed_condition(self, time: Float[Tensor, "..."], condition: Float[Tensor, "... o"]) -> Float[Tensor, "... o"]:
+    def embed_condition(self, time: Float[Tensor, "..."], embedded: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Return y, which modulates all blocks; its leading axes are those of both arguments after broadcasting."""
-        return self.activation(condition + self.embed_time(sinusoid(1000 * time, FREQUENCIES)))
+        return self.activation(embedded + self.embed_time(sinusoid(1000 * time, FREQUENCIES)))
 
-    def modulate(self, y: Float[Tensor, "... o"]) -> tuple[Tensor, Tensor]:
+    def modulate(self, y: Float[Tensor, "... d"]) -> tuple[Tensor, Tensor]:
         """Return the scale and shift before the output."""
         scale, shift = self.modulation(y).chunk(2, dim=-1)
         return 1 + scale, shift
@@ -106,22 +127,38 @@ class FlowHead(nn.Module):
         """Return the velocity under each condition as a function of tokens and flow time, for times of `flow.times`."""
         return VelocityField(self, torch.stack(conditions), times)
 
-    def loss(
+    def losses(
         self,
         x: Float[Tensor, "b k p"],
         z: Float[Tensor, "b k d"],
         noise: Float[Tensor, "b k a p"],
         time: Float[Tensor, "b k a"],
         scale: Float[Tensor, "b k p"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """Return the flow-matching loss, the mean over tokens, repeats and channels (L_MAR of Eq. 10).
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the flow-matching loss `flow`, the mean over tokens, repeats and channels (L_MAR of Eq. 10).
 
-        For relative tokens, `scale` converts the velocity error to units of the latents: scale^2 times its square.
+        A preconditioned head also returns the losses of its Gaussian: `mean`, a squared error, and `spread`, a negative
+        log-likelihood. For relative tokens, `scale` converts the errors to units of the latents: scale^2 times the
+        square. `weights` has the weights of all terms.
         """
         data = x[:, :, None].expand_as(noise)
-        predicted = self.velocity(flow.interpolate(data, noise, time), time, self.condition(z)[:, :, None])
+        embedded, prior = self.split(self.condition(z)[:, :, None])
+        terms = {}
+        if prior is not None and self.fit is not None:
+            error = x[:, :, None] - prior.mean
+            terms["mean"] = (error if scale is None else error * scale[:, :, None]).square().mean()
+            alone = gaussian.log_std(self.fit(z.detach()).chunk(2, dim=-1)[1])  # the spread does not train z
+            terms["spread"] = gaussian.negative_log_likelihood(error[:, :, 0], alone)
+            prior = prior.detach()
+        predicted = self._velocity(flow.interpolate(data, noise, time), time, embedded, prior)
         error = predicted.float() - flow.velocity(data, noise)
-        return (error if scale is None else error * scale[:, :, None]).square().mean()
+        terms["flow"] = (error if scale is None else error * scale[:, :, None]).square().mean()
+        return terms
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the terms of `losses` in the total loss."""
+        return {"flow": 1.0} | ({} if self.fit is None else {"mean": 1.0, "spread": SPREAD_WEIGHT})
 
 
 class VelocityField:
@@ -132,7 +169,8 @@ class VelocityField:
     """
 
     def __init__(self, head: FlowHead, condition: Float[Tensor, "c b k o"], times: Sequence[float]) -> None:
-        self._head, self._condition = head, condition
+        self._head = head
+        self._condition, self._prior = head.split(condition)
         self._blocks = [block for block in head.blocks if isinstance(block, HeadBlock)]
         self._indices = {time: index for index, time in enumerate(times)}
         # made on the device, because a CUDA graph cannot record a copy from the CPU
@@ -151,23 +189,13 @@ class VelocityField:
             modulations = [block.modulate(y) for block in self._blocks]
             self._first, self._modulations = first, [*modulations, self._head.modulate(y)]
         *blocks, last = ([part[offset] for part in parts] for parts in self._modulations)
-        hidden = self._head.embed(x)
+        u = x
+        if self._prior is not None:
+            u, exact, spread = self._prior.at(x, time)
+        hidden = self._head.embed(u)
         for block, modulation in zip(self._blocks, blocks, strict=True):
             hidden = block.modulated(hidden, *modulation)
         out = self._head.project(hidden, *last)
-        if self._head.preconditioned:
-            power = time**2 + (1 - time) ** 2  # `gaussian`, for one time
-            out = torch.add(x * ((2 * time - 1) / power), out, alpha=power**-0.5)
+        if self._prior is not None:
+            out = torch.addcmul(exact, spread, out)
         return out.unbind()
-
-
-def gaussian(
-    x: Float[Tensor, "*s p"], time: Float[Tensor, "..."], correction: Float[Tensor, "*s p"]
-) -> Float[Tensor, "*s p"]:
-    """Return the velocity E[noise - data | x] of unit Gaussian data plus a scaled correction.
-
-    The scale is the conditional standard deviation of noise - data, 1 / sqrt(time^2 + (1 - time)^2), so that the
-    network output `correction` has about unit variance even for data that are far from Gaussian.
-    """
-    power = time.square() + (1 - time).square()
-    return x * (2 * time - 1) / power + correction * power.rsqrt()

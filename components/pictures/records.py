@@ -97,7 +97,7 @@ def _tensors(
     texts |= json.loads(metadata.get("text", "{}"))
     for key, values in texts.items():
         if len(values) != count:
-            raise InputError(f"{path} holds {count} clips and {len(values)} {key}; {AGAIN}")
+            raise InputError(f"{path} holds {count} clips but {len(values)} {key}; {AGAIN}")
     return {key: tuple(map(str, values)) for key, values in texts.items()}, tensors
 
 

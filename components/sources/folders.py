@@ -121,7 +121,7 @@ def inside(folder: Path, relative: str) -> Path:
     steps = path.relative_to(os.path.normpath(folder)).parts
     for number, step in enumerate(steps):
         if step.startswith("."):
-            raise InputError(f"{path} is hidden, so its changes are not recorded; rename {step}")
+            raise InputError(f"{path} is hidden, so its changes are not recorded; rename {step} without the dot")
         way = Path(folder, *steps[: number + 1])
         if way.is_symlink() and way.is_dir():
             raise _link_error(way)

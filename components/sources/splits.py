@@ -70,7 +70,7 @@ SplitConfig = NamedSplit | FoldersSplit | HashSplit | ListsSplit
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Split of each video by name, without videos of no split; `missing` are listed videos that do not exist."""
+    """Split of each video that has one, by name; `missing` are listed videos that do not exist."""
 
     splits: dict[str, Split]
     missing: tuple[Finding, ...]

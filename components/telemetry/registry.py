@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 
 
 def log_weights(run: Run, folder: Path, *, data: str) -> None:
-    """Store the folder of a trained model as the run's logged model; a warning tells if that fails.
+    """Store the folder of a trained model as the run's logged model; warn if that fails.
 
-    The scores of the run hang on the logged model, with the data set that was logged with the context `data`.
+    The scores of the run are attached to the logged model, with the data set that was logged with the context `data`.
     """
     _logged(run, run.row, "weights", data, lambda client, model: client.log_model_artifacts(model, str(folder)))
 

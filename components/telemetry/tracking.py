@@ -74,9 +74,9 @@ def run(
 ) -> Iterator["Run"]:
     """Open a run for the block. It ends as FINISHED, as FAILED after an exception, or as KILLED when interrupted.
 
-    `parameters` are flat (`config.flatten`). `row` are the parameters of the row whose stage this is: the run is then
-    a child of the row's run (`trees`), which shows the newest scores of its stages. MLflow's system metrics (CPU,
-    memory, GPU) are logged as well. Raises InputError if the store cannot be used.
+    `parameters` are flat (`config.flatten`). `row` holds the parameters of the row that this stage belongs to; with it,
+    the run is a child of the row's run (`trees`), which shows the newest scores of its stages. MLflow's system metrics
+    (CPU, memory, GPU) are logged as well. Raises InputError if the store cannot be used.
     """
     where = uri(root)
     experiment = prepare(where, root)
@@ -107,9 +107,9 @@ class RunHandle:
         return Run(self, watch=False)
 
     def watch(self, node: str | None = None) -> Any:
-        """Log this machine's CPU, memory, disk, network and GPUs every few seconds, until `finish` of the result.
+        """Log this machine's CPU, memory, disk, network and GPUs every few seconds, until the result's `finish`.
 
-        With the name of a node, its metrics are separate series: system/NODE/cpu_utilization_percentage and so on.
+        If `node` is given, the metrics are separate series: system/NODE/cpu_utilization_percentage and so on.
         """
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 

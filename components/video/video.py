@@ -2,7 +2,7 @@
 
 A file is decoded from its first picture to its last, on one thread, by decord or by PyAV. Both give the same pictures,
 except for videos with more than 8 bits per channel. Decoders are closed before a call returns, because a decoder that
-crosses a fork hangs.
+is open during a fork hangs in the child process.
 """
 
 from collections.abc import Callable, Generator, Iterator

@@ -137,10 +137,10 @@ def predict(
 ) -> None:
     """Continue videos with a trained row, or with shipped weights.
 
-    A row that is not trained here has the weights in pretrained/. The context is the end of each video, or begins at
-    --start. Prints what was done to each file: crop, size, frame rate, seconds. Writes for each video an MP4 and a GIF
-    of context and prediction, a PNG strip, and an MP4 of truth, canvas, order and prediction side by side; and
-    timing.json for all videos together.
+    For a row that is not trained here, the weights in pretrained/ are used. The context is the end of each video, or
+    begins at --start. Prints what was done to each file: crop, size, frame rate, seconds. Writes for each video an MP4
+    and a GIF of context and prediction, a PNG strip, and an MP4 of truth, canvas, order and prediction side by side;
+    and timing.json for all videos together.
     """
     with _project() as root:
         from pipeline.commands.predict import Options, run
@@ -298,7 +298,7 @@ def preset(
 ) -> None:
     """Write a preset as params.yaml.
 
-    A preset is its difference to presets/default.yaml. `canvasmar preset default` restores the default.
+    A preset holds only its differences from presets/default.yaml. `canvasmar preset default` restores the default.
     """
     if (name is None) != list_presets:
         raise typer.BadParameter("give the name of a preset, or --list")

@@ -108,7 +108,7 @@ def controls(gr: Any, sampler: Any, tokens: int) -> tuple[Any, Any, list[Any]]:
             gr.Slider(1, tokens, sampler.sets, step=1, label="Sets", info="Steps for each frame; fewer are faster."),
             gr.Slider(
                 0, 20, sampler.temperature, label="Temperature of the order",
-                info="0 samples static tokens first; higher values are more random.",
+                info="0 is a random order; the higher, the earlier come static tokens.",
             ),
             gr.Slider(
                 0, 1, sampler.frame_noise, label="r: noise on the last frame",

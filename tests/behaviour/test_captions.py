@@ -87,7 +87,7 @@ def test_training_and_sampling_give_the_same_z_under_a_condition():
     model, both = opened("videomar", condition=TEXT), conditioned()
     draws = dataclasses.replace(model.draw(both, Stream.of(0, (0, 1))), target=3, dropped=torch.zeros(2).bool())
     seen = []
-    model.head.loss = lambda x, z, noise, time: seen.append(z) or z.sum()
+    model.head.losses = lambda x, z, noise, time: seen.append(z) or {"flow": z.sum()}
     model(both, draws)
     known = patchify(both.latents[:, 3], 1).gather(1, draws.order[..., None].expand(-1, -1, 3))[:, : draws.visible]
     memory = model.remember(both.latents[:, :3], model.initial_memory(both.condition))

@@ -85,7 +85,7 @@ def test_z_of_hidden_tokens_does_not_see_their_values_but_sees_the_visible_ones(
     model, latents = opened(kind), clips(frames=2)
     draws = model.draw(latents, Stream.of(0, (0, 1)))
     seen = []
-    model.head.loss = lambda x, z, noise, time: seen.append(z) or z.sum()
+    model.head.losses = lambda x, z, noise, time: seen.append(z) or {"flow": z.sum()}
     order = draws.order.view(2, model.tokens)
     for places in (order[:, :0], order[:, draws.visible :], order[:, : draws.visible]):
         changed = latents.flatten(3).clone()

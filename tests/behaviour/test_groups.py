@@ -157,14 +157,14 @@ def test_the_first_frame_is_learned_from_nothing_and_leaves_the_others_as_they_a
     draws = model.draw(latents, CHANCE)
     assert draws.order.shape == (2, 5, 16)
     losses = model(latents, draws)
-    assert set(losses.terms) == {"flow", "first", "canvas", "static"}
+    assert set(losses.terms) == {"flow", "first_flow", "canvas", "static"}
     changed = latents.clone()
     changed[:, 0] += 1
     other = model(changed, draws)
-    assert losses.terms["first"] != other.terms["first"]
+    assert losses.terms["first_flow"] != other.terms["first_flow"]
     later = latents.clone()
     later[:, 1:] += 1
-    assert torch.equal(model(later, draws).terms["first"], losses.terms["first"])
+    assert torch.equal(model(later, draws).terms["first_flow"], losses.terms["first_flow"])
 
 
 def test_the_first_frame_comes_alone():

@@ -15,9 +15,9 @@ from tests.behaviour.families import clips, opened, tiny
 def captured(model, latents, chosen):
     """z of the masked tokens, row by row."""
     seen = []
-    loss, model.head.loss = model.head.loss, lambda x, z, noise, time: seen.append(z) or z.sum()
+    losses, model.head.losses = model.head.losses, lambda x, z, noise, time: seen.append(z) or {"flow": z.sum()}
     model(latents, chosen)
-    model.head.loss = loss
+    model.head.losses = losses
     return seen[0].unflatten(1, (latents.shape[1] - 1, -1))
 
 

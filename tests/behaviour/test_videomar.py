@@ -46,7 +46,7 @@ def test_training_and_sampling_give_the_same_z():
     model, latents = opened("videomar"), clips(2, 4)
     chosen = dataclasses.replace(draws(model, latents), target=3)
     seen = []
-    model.head.loss = lambda x, z, noise, time: seen.append(z) or z.sum()
+    model.head.losses = lambda x, z, noise, time: seen.append(z) or {"flow": z.sum()}
     model(latents, chosen)
     known = patchify(latents[:, 3], 1).gather(1, chosen.order[..., None].expand(-1, -1, 3))[:, : chosen.visible]
     memory = model.remember(latents[:, :3], None)
@@ -57,7 +57,7 @@ def test_training_and_sampling_give_the_same_z():
 def test_the_loss_is_on_masked_tokens_alone():
     model, latents = opened("videomar"), clips()
     chosen, seen = draws(model, latents), []
-    model.head.loss = lambda x, z, noise, time: seen.append(x) or z.sum()
+    model.head.losses = lambda x, z, noise, time: seen.append(x) or {"flow": z.sum()}
     model(latents, chosen)
     tokens = patchify(latents[:, chosen.target], 1)
     hidden = chosen.order[:, chosen.visible :]
@@ -69,7 +69,7 @@ def test_under_a_total_mask_training_and_cached_sampling_would_part(monkeypatch)
     model, latents = opened("videomar"), clips(2, 4)
     chosen = dataclasses.replace(draws(model, latents), target=3)
     seen = []
-    model.head.loss = lambda x, z, noise, time: seen.append(z) or z.sum()
+    model.head.losses = lambda x, z, noise, time: seen.append(z) or {"flow": z.sum()}
     model(latents, chosen)
     monkeypatch.setattr(videomar, "frame_causal", lambda t, n, device: torch.ones(t * n, t * n, dtype=torch.bool))
     model(latents, chosen)

@@ -69,7 +69,9 @@ class CanvasMARConfig(Config):
         if self.first_frame and self.group > 1:
             raise InputError(f"model.first_frame needs model.group 1, not {self.group}; set group to 1")
         if self.first_frame and self.relative is not None:
-            raise InputError("model.relative has no origin for a first frame; set it to null, or first_frame to false")
+            raise InputError(
+                "model.relative needs a last frame, which a first frame lacks; set one of the two to null or false"
+            )
         if self.relative is not None and self.relative.copy_still is not None and self.canvas is None:
             raise InputError("model.relative.copy_still needs a canvas to find still tokens; set copy_still to null")
         if self.rows is not None and (self.group > 1 or self.first_frame):
@@ -204,7 +206,8 @@ class CanvasMAR(nn.Module):
         last = patchify(inputs[:, :-1:group].repeat_interleave(group, dim=1).flatten(0, 1), 1)
         z_c, canvas, reference = None, None, None
         terms: dict[str, Float[Tensor, ""]] = {}
-        weights = {"flow": 1.0} | ({"first": 1.0} if first else {})
+        weights = self.head.weights
+        weights |= {f"first_{name}": weight for name, weight in weights.items()} if first else {}
         if self.canvas is not None:
             z_c = self._canvas_embedding(z_t, inputs, action, draws, None)
             canvas = self.canvas.canvas(z_c, last)
@@ -291,12 +294,11 @@ class CanvasMAR(nn.Module):
     def _flow_losses(self, rows: tuple[Float[Tensor, "r ..."], ...], frames: int) -> dict[str, Float[Tensor, ""]]:
         """Return L_MAR of the rows. With `first_frame`, the first frames have a separate term, as in NOVA."""
         if not self.config.first_frame:
-            return {"flow": self.head.loss(*rows)}
+            return self.head.losses(*rows)
         split = [part.unflatten(0, (-1, frames)) for part in rows]
-        return {
-            "first": self.head.loss(*(part[:, 0] for part in split)),
-            "flow": self.head.loss(*(part[:, 1:].flatten(0, 1) for part in split)),
-        }
+        first = self.head.losses(*(part[:, 0] for part in split))
+        rest = self.head.losses(*(part[:, 1:].flatten(0, 1) for part in split))
+        return {f"first_{name}": term for name, term in first.items()} | rest
 
     def _mask_tokens(self, z_c: Float[Tensor, "_ n d"] | None, draws: Draws, batch: int) -> Float[Tensor, "r n d"]:
         """Return the noised canvas embedding (Eq. 12), or the learned token where the canvas is dropped or absent."""

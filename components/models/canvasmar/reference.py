@@ -4,7 +4,6 @@ The paper's tokens are absolute (`relative: null`). On a small grid most tokens 
 model of absolute tokens spends most of its training on learning to copy them.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 
 from components.foundation.config import Config
 from components.foundation.settings.ranges import Chance, Positive
+from components.models import gaussian
 
-LOG_SCALE: Final = (-4.0, 1.0)  # bounds, enforced by a sigmoid, because a clamp has zero gradient beyond its bounds
 FIRST_SCALE: Final = 0.3  # scale of every token before training
 
 
@@ -62,7 +61,7 @@ class Relative(nn.Module):
         """Build the heads; `width` is the width of z_c, or None for a model without a canvas."""
         super().__init__()
         self.config = config
-        self.scale = nn.Parameter(torch.full((channels,), _unbounded(FIRST_SCALE))) if width is None else None
+        self.scale = nn.Parameter(torch.full((channels,), gaussian.unbounded(FIRST_SCALE))) if width is None else None
         self.scale_head = None if width is None else nn.Linear(width, channels)
         self.move_head = None if width is None or config.copy_still is None else nn.Linear(width, 1)
         for head in (self.scale_head, self.move_head):
@@ -70,7 +69,7 @@ class Relative(nn.Module):
                 nn.init.zeros_(head.weight)
                 nn.init.zeros_(head.bias)
         if self.scale_head is not None:
-            nn.init.constant_(self.scale_head.bias, _unbounded(FIRST_SCALE))
+            nn.init.constant_(self.scale_head.bias, gaussian.unbounded(FIRST_SCALE))
 
     def log_scale(self, z_c: Float[Tensor, "r n d"] | None, origin: Float[Tensor, "r n p"]) -> Float[Tensor, "r n p"]:
         """Return the logarithm of the scale; z_c is detached, so that the scale's loss does not train it."""
@@ -78,9 +77,8 @@ class Relative(nn.Module):
             assert self.scale is not None
             unbounded = self.scale.expand_as(origin)
         else:
-            unbounded = self.scale_head(z_c.detach()).float()
-        low, high = LOG_SCALE
-        return low + (high - low) * unbounded.sigmoid()
+            unbounded = self.scale_head(z_c.detach())
+        return gaussian.log_std(unbounded)
 
     def reference(
         self,
@@ -108,8 +106,7 @@ class Relative(nn.Module):
         With a move head, also return `moves`, the binary cross-entropy of whether each token moved.
         """
         log_scale = self.log_scale(z_c, origin)
-        error = (x - origin).detach().float()
-        terms = {"scale": (log_scale + 0.5 * (error * torch.exp(-log_scale)).square()).mean()}
+        terms = {"scale": gaussian.negative_log_likelihood((x - origin).float(), log_scale)}
         if self.move_head is not None and z_c is not None:
             assert self.config.copy_still is not None
             moved = ((x - last).float().square().mean(-1) > self.config.copy_still.change).float()
@@ -124,10 +121,3 @@ class Relative(nn.Module):
         if self.move_head is not None and self.config.copy_still is not None:
             weights["moves"] = self.config.copy_still.weight
         return weights
-
-
-def _unbounded(scale: float) -> float:
-    """Return the parameter value for which `Relative.log_scale` gives log(scale)."""
-    low, high = LOG_SCALE
-    share = (math.log(scale) - low) / (high - low)
-    return math.log(share / (1 - share))

@@ -145,7 +145,7 @@ def split_condition(
         if condition.shape[1:] != (vectors, channels):
             raise InputError(
                 f"the condition of a clip has {condition.shape[1]} vectors of {condition.shape[2]} channels, but "
-                f"model.condition expects {vectors} vectors of {channels}; set it to the shape from the encoder"
+                f"model.condition expects {vectors} vectors of {channels}; set its shape to that of the encoder"
             )
     return latents, condition
 

@@ -154,7 +154,7 @@ class FullFrame(FrameByFrame):
     def embed(
         self, known: Float[Tensor, "r v p"], order: Int[Tensor, "r n"], conditions: tuple[Memory, ...], count: int
     ) -> tuple[VelocityInputs, ...]:
-        """Return the inputs of `velocity_field` for each condition. Raises InputError unless `count` is all tokens."""
+        """Return the inputs of `velocity_field` for each condition. Raises InputError if `count` is not all tokens."""
         if count != self.tokens:
             raise InputError("this model denoises all tokens of a frame at once; set sampler.sets to 1")
         order = order.unflatten(0, (-1, self.group))

@@ -95,5 +95,5 @@ class MAGI(MaskedDecoder):
         angle = torch.cat([past_angle, self.decoder.angles_of(draws.order, 1)], dim=1).flatten(1, 2)
         z = self.decoder(x, angle[:, None], complete_teacher_forcing(rows, self.tokens, x.device))
         z = z.unflatten(1, (2 * rows, self.tokens))[:, rows:, draws.visible :].flatten(1, 2)
-        loss = self.head.loss(masked.flatten(1, 2), z, draws.flow.noise, draws.flow.time)
-        return Losses.weighted({"flow": loss}, {"flow": 1.0})
+        terms = self.head.losses(masked.flatten(1, 2), z, draws.flow.noise, draws.flow.time)
+        return Losses.weighted(terms, self.head.weights)

@@ -123,4 +123,5 @@ class VideoMAR(MaskedDecoder):
         angle = torch.cat([past_angle, self.decoder.angles_of(draws.order[:, None], draws.target)[:, 0]], dim=1)
         z = self.decoder(x, angle[:, None], frame_causal(draws.target + 1, self.tokens, x.device), *condition)
         z = z[:, -masked.shape[1] :]
-        return Losses.weighted({"flow": self.head.loss(masked, z, draws.flow.noise, draws.flow.time)}, {"flow": 1.0})
+        terms = self.head.losses(masked, z, draws.flow.noise, draws.flow.time)
+        return Losses.weighted(terms, self.head.weights)

@@ -63,7 +63,7 @@ def check(scheduler: TrialScheduler, suggester: Any, first: Setting, search: Sea
     for path, values in search.space.items():
         if isinstance(values, Ranged) and not isinstance(first[path], int | float):
             raise InputError(
-                f"the current {path} is {first[path]!r}, which the stopper cannot scale; set it to a number"
+                f"the current {path} is {first[path]!r}, which the stopper cannot multiply; set it to a number"
             )
 
 

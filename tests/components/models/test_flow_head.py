@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from components.models import flow, flow_head
+from components.models import flow, flow_head, gaussian
 from components.models.flow_head import FlowHead, FlowHeadConfig
 
 PAPER = FlowHeadConfig(width=1280, layers=3, repeats=4, preconditioned=False)
@@ -37,7 +37,7 @@ def test_the_first_velocity_is_zero() -> None:
 
 def test_the_first_loss_is_the_mean_square_of_the_velocity_it_should_find() -> None:
     x, noise = torch.randn(2, 5, 3), torch.randn(2, 5, 3, 3)
-    found = head(opened=False).loss(x, torch.randn(2, 5, 16), noise, torch.rand(2, 5, 3))
+    found = head(opened=False).losses(x, torch.randn(2, 5, 16), noise, torch.rand(2, 5, 3))["flow"]
     torch.testing.assert_close(found, (noise - x[:, :, None]).square().mean())
 
 
@@ -49,7 +49,7 @@ def test_the_loss_is_the_mean_over_tokens_and_repeats_each_at_its_own_time() -> 
         point = flow.interpolate(x[b, k], noise[b, k, a], time[b, k, a])
         velocity = module.velocity(point, time[b, k, a], module.condition(z[b, k]))
         errors.append((velocity - flow.velocity(x[b, k], noise[b, k, a])).square())
-    torch.testing.assert_close(module.loss(x, z, noise, time), torch.stack(errors).mean())
+    torch.testing.assert_close(module.losses(x, z, noise, time)["flow"], torch.stack(errors).mean())
 
 
 def test_the_velocity_of_a_token_depends_on_that_token_alone() -> None:
@@ -83,8 +83,8 @@ def test_the_loss_with_a_scale_is_the_squared_error_times_the_squared_scale() ->
         point = flow.interpolate(x[b, k], noise[b, k, a], time[b, k, a])
         velocity = module.velocity(point, time[b, k, a], module.condition(z[b, k]))
         errors.append(scale[b, k].square() * (velocity - flow.velocity(x[b, k], noise[b, k, a])).square())
-    torch.testing.assert_close(module.loss(x, z, noise, time, scale), torch.stack(errors).mean())
-    torch.testing.assert_close(module.loss(x, z, noise, time, torch.ones(2, 5, 3)), module.loss(x, z, noise, time))
+    torch.testing.assert_close(module.losses(x, z, noise, time, scale)["flow"], torch.stack(errors).mean())
+    torch.testing.assert_close(module.losses(x, z, noise, time, torch.ones(2, 5, 3)), module.losses(x, z, noise, time))
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "adams_bashforth"])
@@ -93,7 +93,7 @@ def test_the_loss_with_a_scale_is_the_squared_error_times_the_squared_scale() ->
 def test_the_velocity_field_is_the_velocity_under_each_condition(solver, preconditioned, rows, monkeypatch) -> None:
     monkeypatch.setattr(flow_head, "MAX_ROWS", rows)
     module, x = head(opened=True, preconditioned=preconditioned), torch.randn(2, 5, 3)
-    conditions = tuple(torch.randn(2, 5, 24) for _ in range(3))
+    conditions = tuple(module.condition(torch.randn(2, 5, 16)) for _ in range(3))
     field = module.velocity_field(conditions, flow.times(8, solver))
     for time in flow.times(8, solver):
         expected = tuple(module.velocity(x, torch.full((1, 1), time), condition) for condition in conditions)
@@ -110,20 +110,24 @@ def test_the_velocity_field_computes_its_modulations_in_one_product_for_all_time
         top = [event for event in recorded.events() if event.cpu_parent is None]
         return sum(event.name.removeprefix("aten::") not in views for event in top)
 
-    module, condition = head(opened=True, preconditioned=True), torch.randn(2, 5, 24)
+    module = head(opened=True, preconditioned=True)
+    condition = module.condition(torch.randn(2, 5, 16))
     field = module.velocity_field((condition,), flow.times(30, "euler"))
     found = kernels(lambda x, time: field(x, time)[0])
     alone = kernels(lambda x, time: module.velocity(x, torch.full((1, 1), time), condition))
     assert found < 0.6 * alone, (found, alone)
 
 
-def test_a_preconditioned_head_transports_unit_noise_to_unit_gaussian_tokens_before_training() -> None:
-    """The flow of Gaussian tokens is x (t^2 + (1 - t)^2)^0.5, which ends where it begins."""
+def test_a_preconditioned_head_transports_unit_noise_to_its_gaussian_before_training() -> None:
+    """With mean m and standard deviation s, the flow from noise e at time 1 ends at m + s e."""
     module, noise = head(opened=False, preconditioned=True), torch.randn(1, 4000, 3)
-    condition = torch.randn(1, 4000, 24)
-    found = flow.integrate(lambda x, time: module.velocity(x, torch.full((1, 1), time), condition), noise, 200)
-    torch.testing.assert_close(found, noise, rtol=0.03, atol=0)
-    assert found.std().item() == pytest.approx(1.0, rel=0.03)
+    mean, std = torch.tensor([0.0, 2.0, -1.0]), torch.tensor([1.0, 0.2, 0.5])
+    with torch.no_grad():
+        module.fit.bias.copy_(torch.cat([mean, torch.tensor([gaussian.unbounded(value) for value in std.tolist()])]))
+    condition = module.condition(torch.randn(1, 4000, 16))
+    found = flow.integrate(lambda x, time: module.velocity(x, torch.full((1, 1), time), condition), noise, 400)
+    torch.testing.assert_close(found, mean + std * noise, rtol=0.03, atol=0.02)
+    torch.testing.assert_close(found.std(dim=(0, 1)), std, rtol=0.03, atol=0)
 
 
 @pytest.mark.parametrize("time", [0.1, 0.5, 0.8])
@@ -131,14 +135,44 @@ def test_the_first_loss_of_a_preconditioned_head_is_the_variance_that_x_leaves(t
     """Var(noise - data | x) is 1 / (t^2 + (1 - t)^2), for tokens of a unit Gaussian."""
     x, noise = torch.randn(4, 2000, 3), torch.randn(4, 2000, 2, 3)
     module = head(opened=False, preconditioned=True)
-    found = module.loss(x, torch.randn(4, 2000, 16), noise, torch.full((4, 2000, 2), time))
+    found = module.losses(x, torch.randn(4, 2000, 16), noise, torch.full((4, 2000, 2), time))["flow"]
     assert found.item() == pytest.approx(1 / (time**2 + (1 - time) ** 2), rel=0.03)
 
 
 def test_the_correction_of_a_preconditioned_head_is_scaled_by_the_spread_that_x_leaves() -> None:
-    plain, preconditioned = head(opened=True), head(opened=True, preconditioned=True)
-    x, z = torch.randn(2, 5, 3), torch.randn(2, 5, 24)
+    """Before training the Gaussian has mean 0 and standard deviation 1."""
+    plain, preconditioned = head(opened=True), head(opened=False, preconditioned=True)
+    preconditioned.load_state_dict(plain.state_dict(), strict=False)
+    x, z = torch.randn(2, 5, 3), torch.randn(2, 5, 16)
     for time in (0.0, 0.3, 1.0):
         at, power = torch.full((1, 1), time), time**2 + (1 - time) ** 2
-        expected = x * (2 * time - 1) / power + plain.velocity(x, at, z) / power**0.5
-        torch.testing.assert_close(preconditioned.velocity(x, at, z), expected)
+        corrected = plain.velocity(x / power**0.5, at, plain.condition(z)) / power**0.5
+        expected = x * (2 * time - 1) / power + corrected
+        torch.testing.assert_close(preconditioned.velocity(x, at, preconditioned.condition(z)), expected)
+
+
+def test_a_preconditioned_head_soon_finds_the_mean_and_the_spread_that_z_tells() -> None:
+    torch.manual_seed(0)
+    module = head(opened=False, preconditioned=True)
+    assert module.weights == {"flow": 1.0, "mean": 1.0, "spread": flow_head.SPREAD_WEIGHT}
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(300):
+        z = torch.randn(8, 16, 16)
+        x = z[..., :3] + 0.1 * torch.randn(8, 16, 3)
+        noise, time = torch.randn(8, 16, 3, 3), torch.rand(8, 16, 3)
+        optimizer.zero_grad()
+        terms = module.losses(x, z, noise, time)
+        sum(weight * terms[name] for name, weight in module.weights.items()).backward()
+        optimizer.step()
+    z = torch.randn(1, 50, 16)
+    _, found = module.split(module.condition(z))
+    torch.testing.assert_close(found.mean, z[..., :3], atol=0.1, rtol=0)
+    torch.testing.assert_close(found.log_std.exp(), torch.full((1, 50, 3), 0.1), rtol=0.3, atol=0)
+
+
+def test_the_spread_does_not_train_z_and_the_flow_does_not_train_the_gaussian() -> None:
+    module, z = head(opened=True, preconditioned=True), torch.randn(2, 5, 16, requires_grad=True)
+    rows = (torch.randn(2, 5, 3), z, torch.randn(2, 5, 3, 3), torch.rand(2, 5, 3))
+    assert torch.autograd.grad(module.losses(*rows)["spread"], z, allow_unused=True) == (None,)
+    assert not torch.autograd.grad(module.losses(*rows)["flow"], module.fit.weight)[0].any()
+    assert torch.autograd.grad(module.losses(*rows)["mean"], z)[0].any()

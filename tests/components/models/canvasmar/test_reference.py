@@ -10,7 +10,8 @@ from torch import nn
 from components.foundation.config import parse, plain
 from components.foundation.randomness import Stream
 from components.models.canvasmar.model import CanvasMARConfig
-from components.models.canvasmar.reference import LOG_SCALE, CopyConfig, Reference, Relative, RelativeConfig
+from components.models.canvasmar.reference import CopyConfig, Reference, Relative, RelativeConfig
+from components.models.gaussian import LOG_STD
 from components.sampling.frame import SamplerConfig
 from components.sampling.rollout import rollout
 from tests.behaviour.conftest import LATENT, tiny_config
@@ -96,8 +97,8 @@ def test_the_scale_stays_within_its_bounds_and_keeps_a_gradient(extreme: float) 
     assert module.scale is not None
     nn.init.constant_(module.scale, extreme)
     scale = module.log_scale(None, tokens(0)).exp()
-    assert (scale >= math.exp(LOG_SCALE[0])).all()
-    assert (scale <= math.exp(LOG_SCALE[1])).all()
+    assert (scale >= math.exp(LOG_STD[0])).all()
+    assert (scale <= math.exp(LOG_STD[1])).all()
     module.losses(None, tokens(0), tokens(1), tokens(2))["scale"].backward()
     assert module.scale.grad is not None
     assert module.scale.grad.all()
