@@ -71,7 +71,7 @@ class FlowHead(nn.Module):
         self.activation = nn.SiLU()
         initialise(self)
         for layer in (*(block.modulation for block in blocks), self.modulation, self.out):
-            nn.init.zeros_(layer.weight)  # so that the velocity is zero before training (MAR)
+            nn.init.zeros_(layer.weight)  # so that the network's output is zero before training (MAR)
         if self.fit is not None:  # mean 0 and standard deviation 1 before training
             nn.init.zeros_(self.fit.weight)
             nn.init.constant_(self.fit.bias[channels:], gaussian.unbounded(1.0))
@@ -120,7 +120,7 @@ class FlowHead(nn.Module):
         return 1 + scale, shift
 
     def project(self, hidden: Float[Tensor, "... d"], scale: Tensor, shift: Tensor) -> Float[Tensor, "... p"]:
-        """Return the network's output: the velocity, or the argument `correction` of `gaussian`."""
+        """Return the network's output: the velocity, or its difference to the Gaussian's in units of the spread."""
         return self.out(torch.addcmul(shift, self.norm(hidden), scale))
 
     def velocity_field(self, conditions: tuple[Float[Tensor, "b k o"], ...], times: Sequence[float]) -> "VelocityField":
@@ -138,8 +138,8 @@ class FlowHead(nn.Module):
         """Return the flow-matching loss `flow`, the mean over tokens, repeats and channels (L_MAR of Eq. 10).
 
         A preconditioned head also returns the losses of its Gaussian: `mean`, a squared error, and `spread`, a negative
-        log-likelihood. For relative tokens, `scale` converts the errors to units of the latents: scale^2 times the
-        square. `weights` has the weights of all terms.
+        log-likelihood. For relative tokens, `scale` converts the errors of `flow` and `mean` to units of the latents:
+        scale^2 times the square. `weights` has the weights of all terms.
         """
         data = x[:, :, None].expand_as(noise)
         embedded, prior = self.split(self.condition(z)[:, :, None])

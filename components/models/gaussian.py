@@ -41,10 +41,10 @@ class Gaussian:
         return Gaussian(self.mean.detach(), self.log_std.detach())
 
     def at(self, x: Float[Tensor, "*s"], time: Float[Tensor, "..."] | float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (u, velocity, spread) at points x = (1 - time) data + time noise.
+        """Return (u, velocity, spread) at points x = (1 - time) data + time noise, for data of this Gaussian.
 
-        u is x with mean 0 and standard deviation 1, `velocity` is E[noise - data | x], and `spread` is the standard
-        deviation of noise - data given x.
+        The noise is independent and N(0, 1). u is the standardised x, `velocity` is E[noise - data | x], and `spread`
+        is the standard deviation of noise - data given x.
         """
         std, signal = self.log_std.exp(), 1 - time
         power = torch.rsqrt((signal * std).square() + time**2)
