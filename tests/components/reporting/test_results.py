@@ -87,7 +87,7 @@ def test_scores_of_another_form_are_refused(tmp_path, content, told):
         ({"context": np.zeros((1, 1, 3, 16, 16), np.uint8)}, "context .* does not fit truth"),
         ({"canvas": np.zeros((2, 4, 3, 8, 8), np.uint8)}, "canvas .* does not fit truth"),
         ({"order": np.zeros((2, 4, 4), np.int32)}, r"order has shape .* not \(2, t, h, w\)"),
-        ({"names": ("one",)}, "holds 2 clips and 1 names"),
+        ({"names": ("one",)}, "holds 2 clips but 1 names"),
     ],
 )
 def test_a_gallery_whose_parts_disagree_is_refused(tmp_path, builders, odd, told):
