@@ -52,7 +52,6 @@ lock: ## write the newest versions that pyproject.toml allows to constraints.txt
 $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" deploy/environment.py check
 	"$(PYTHON)" -m venv "$(VENV)"
-	@"$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check 'pip>=23.2' # 23.0 finds conflicts that do not exist
 	@"$(VENV)/bin/python" deploy/environment.py download
 	"$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
